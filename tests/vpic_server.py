@@ -1,0 +1,663 @@
+"""A small HTTP server that speaks the contract of NHTSA's vPIC API on a real loopback socket.
+
+The records come from `ultravin`, which carries vPIC's own database, so every VIN has an answer
+and nothing leaves the machine. Latency, a rate limit and faults can be set while it runs:
+
+    with VpicServer(latency=0.05) as server:
+        server.fail_next(Fault.status(503, retry_after=1))
+        httpx.get(server.url + "DecodeVinValues/1HGCM82633A004352?format=json")
+
+By hand: `python -m tests.vpic_server --port 9000 --latency 0.2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import random
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from http.client import responses
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import ultravin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
+
+BASE_PATH = "/api/vehicles/"
+BATCH = "decodevinvaluesbatch"
+BATCH_LIMIT = 50
+FLAT = ("decodevinvalues", "decodevinvaluesextended")
+VARIABLES = ("decodevin", "decodevinextended")
+
+_JSON, _XML, _HTML = "application/json", "application/xml; charset=utf-8", "text/html"
+_HEADERS = (
+    "Cache-Control: no-cache",
+    "Pragma: no-cache",
+    "Expires: -1",
+    "Vary: Accept-Encoding",
+    "X-Content-Type-Options: nosniff",
+    "X-Frame-Options: SAMEORIGIN",
+    "Strict-Transport-Security: max-age=31536000 ; includeSubDomains ; preload",
+)
+_MESSAGE = (
+    "Results returned successfully. NOTE: Any missing decoded values should be interpreted as"
+    " NHTSA does not have data on the specific variable. Missing value should NOT be interpreted"
+    " as an indication that a feature or technology is unavailable for a vehicle."
+)
+_KEYS = """
+ABS ActiveSafetySysNote AdaptiveCruiseControl AdaptiveDrivingBeam AdaptiveHeadlights
+AdditionalErrorText AirBagLocCurtain AirBagLocFront AirBagLocKnee AirBagLocSeatCushion
+AirBagLocSide AutoReverseSystem AutomaticPedestrianAlertingSound AxleConfiguration Axles BasePrice
+BatteryA BatteryA_to BatteryCells BatteryInfo BatteryKWh BatteryKWh_to BatteryModules BatteryPacks
+BatteryType BatteryV BatteryV_to BedLengthIN BedType BlindSpotIntervention BlindSpotMon BodyCabType
+BodyClass BrakeSystemDesc BrakeSystemType BusFloorConfigType BusLength BusType CAN_AACN CIB
+CashForClunkers ChargerLevel ChargerPowerKW CombinedBrakingSystem CoolingType CurbWeightLB
+CustomMotorcycleType DaytimeRunningLight DestinationMarket DisplacementCC DisplacementCI
+DisplacementL Doors DriveType DriverAssist DynamicBrakeSupport EDR ESC EVDriveUnit
+ElectrificationLevel EngineConfiguration EngineCycles EngineCylinders EngineHP EngineHP_to EngineKW
+EngineManufacturer EngineModel EntertainmentSystem ErrorCode ErrorText ForwardCollisionWarning
+FuelInjectionType FuelTankMaterial FuelTankType FuelTypePrimary FuelTypeSecondary GCWR GCWR_to GVWR
+GVWR_to KeylessIgnition LaneCenteringAssistance LaneDepartureWarning LaneKeepSystem
+LowerBeamHeadlampLightSource Make MakeID Manufacturer ManufacturerId Model ModelID ModelYear
+MotorcycleChassisType MotorcycleSuspensionType NCSABodyType NCSAMake NCSAMapExcApprovedBy
+NCSAMapExcApprovedOn NCSAMappingException NCSAModel NCSANote NonLandUse Note OtherBusInfo
+OtherEngineInfo OtherMotorcycleInfo OtherRestraintSystemInfo OtherTrailerInfo ParkAssist
+PedestrianAutomaticEmergencyBraking PlantCity PlantCompanyName PlantCountry PlantState
+PossibleValues Pretensioner RearAutomaticEmergencyBraking RearCrossTrafficAlert
+RearVisibilitySystem SAEAutomationLevel SAEAutomationLevel_to SeatBeltsAll SeatRows Seats
+SemiautomaticHeadlampBeamSwitching Series Series2 SteeringLocation SuggestedVIN TPMS TopSpeedMPH
+TrackWidth TractionControl TrailerBodyType TrailerLength TrailerType TransmissionSpeeds
+TransmissionStyle Trim Trim2 Turbo VIN ValveTrainDesign VehicleDescriptor VehicleType WheelBaseLong
+WheelBaseShort WheelBaseType WheelSizeFront WheelSizeRear WheelieMitigation Wheels Windows
+"""
+FLAT_KEYS = tuple(_KEYS.split())
+_ID_KEYS = {26: "MakeID", 27: "ManufacturerId", 28: "ModelID"}
+_NOTICES = (142, 143, 144, 156, 191, 196)
+_NCSA = {"NCSA Body Type": 96, "NCSA Make": 97, "NCSA Model": 98, "NCSA Note": 186}
+_OTHER_VINS = ("1FTMW1T88MFA00001", "WA1A4AFY2J2008189")
+
+
+@dataclass
+class Call:
+    """One call as the server received it; `status` is None until, and unless, it is answered."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    vins: tuple[str, ...]
+    years: tuple[int | None, ...]
+    at: float
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """At most `calls` admitted in any `per` seconds; a call beyond it is told `retry_after`."""
+
+    calls: int
+    per: float = 1.0
+    retry_after: float | str | None = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer before it is put on the wire; `declared` says whether it tells its length."""
+
+    status: int
+    body: bytes
+    content_type: str = _JSON
+    headers: tuple[str, ...] = ()
+    declared: bool = True
+
+    def head(self, keep_alive: bool) -> bytes:
+        """Return the status line and the headers, with the empty line that ends them."""
+        lines = [
+            f"HTTP/1.1 {self.status} {responses.get(self.status, 'Unknown')}",
+            f"Content-Type: {self.content_type}",
+            *_HEADERS,
+            f"Date: {formatdate(usegmt=True)}",
+            f"Connection: {'keep-alive' if keep_alive else 'close'}",
+            *self.headers,
+        ]
+        if self.declared:
+            lines.append(f"Content-Length: {len(self.body)}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _page(status: int, retry_after: float | str | None = None, body: str | None = None) -> Answer:
+    if body is None:
+        body = f"<html><body><h1>{status} {responses.get(status, 'Unknown')}</h1></body></html>"
+    headers = () if retry_after is None else (f"Retry-After: {retry_after}",)
+    return Answer(status, body.encode(), _HTML, headers)
+
+
+def _refusal(status: int, message: str, detail: str) -> Answer:
+    return Answer(status, _dumps({"message": message, "messageDetail": detail}).encode())
+
+
+def _envelope(criteria: str, results: Sequence[str]) -> Answer:
+    # The results are JSON already: encoding them again would be most of the work of a call.
+    start = {"Count": len(results), "Message": _MESSAGE, "SearchCriteria": criteria}
+    body = f'{_dumps(start)[:-1]},"Results":[{",".join(results)}]}}'
+    return Answer(200, body.encode())
+
+
+def _as_xml(answer: Answer) -> Answer:
+    count = json.loads(answer.body).get("Count", 0)
+    text = f"<Response><Count>{count}</Count><Message>{_MESSAGE}</Message><Results/></Response>"
+    return replace(answer, body=text.encode(), content_type=_XML)
+
+
+def flat_record(vin: str, year: int | None = None) -> dict[str, str]:
+    """Return the flat record that the server answers for this VIN."""
+    return _flattened(_normalised(vin), ultravin.decode(vin, year=year, full=True)["elements"])
+
+
+def _normalised(vin: str) -> str:
+    return vin.strip().upper()
+
+
+def _flattened(vin: str, elements: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    values: dict[str, list[str]] = {"VIN": [vin]}
+    for element in elements:
+        values.setdefault(element["code"], []).append(element["value"] or "")
+        if id_key := _ID_KEYS.get(element["element_id"]):
+            values[id_key] = [element["attribute_id"] or ""]
+    return {key: "; ".join(values.get(key, ())) for key in FLAT_KEYS}
+
+
+def _rows(vin: str, year: int | None, extended: bool) -> list[str]:
+    """Return DecodeVin's rows as JSON: every variable, a repeated value as a repeated row."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for each in ultravin.decode(vin, year=year, full=True)["elements"]:
+        value_id = each["attribute_id"] if each["data_type"] == "lookup" else ""
+        found.setdefault(each["code"], []).append((each["value"], value_id))
+    names = [(e["variable"], e["element_id"], e["code"]) for e in ultravin.ELEMENTS.values()]
+    names.sort(key=lambda name: name[1] not in _NOTICES)
+    if extended:
+        names += [(name, number, "") for name, number in _NCSA.items()]
+    return [
+        _dumps({"Value": value or None, "ValueId": value_id, "Variable": name, "VariableId": number})
+        for name, number, code in names
+        for value, value_id in found.get(code, [("", "")])
+    ]
+
+
+class _Origin:
+    """Flat records as JSON text, the most recently asked ones remembered."""
+
+    def __init__(self, size: int = 16_384) -> None:
+        self._size = size
+        self._texts: OrderedDict[tuple[str, int | None], str] = OrderedDict()
+
+    def texts(self, vins: Sequence[str], years: Sequence[int | None]) -> list[str]:
+        asked = list(zip(vins, years, strict=True))
+        self._decode([key for key in dict.fromkeys(asked) if key not in self._texts])
+        for key in asked:
+            self._texts.move_to_end(key)
+        texts = [self._texts[key] for key in asked]
+        while len(self._texts) > self._size:
+            self._texts.popitem(last=False)
+        return texts
+
+    def _decode(self, keys: Sequence[tuple[str, int | None]]) -> None:
+        years = [year for _, year in keys]
+        decoded = ultravin.decode_batch([vin for vin, _ in keys], years=years, full=True)
+        for key, each in zip(keys, decoded, strict=True):
+            self._texts[key] = _dumps(_flattened(key[0], each["elements"]))
+
+
+Results: TypeAlias = "list[dict[str, Any]]"
+Spoiler: TypeAlias = "Callable[[Answer], Answer]"
+Delivery = Literal["whole", "half", "half, then reset", "nothing", "silence"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """One way for an answer to go wrong: another answer, another delivery, or both.
+
+    The ready-made ones are attributes, those that need an argument are static methods.
+    """
+
+    name: str
+    spoil: Spoiler = field(default=lambda answer: answer, repr=False)
+    delivery: Delivery = "whole"
+    seconds: float = 0.0
+
+    html_200: ClassVar[Fault]  # status 200 with an HTML page
+    xml_200: ClassVar[Fault]  # status 200 with XML although JSON was asked
+    truncated: ClassVar[Fault]  # the right Content-Length, half of the body, then the connection ends
+    truncated_json: ClassVar[Fault]  # complete HTTP that carries the first half of the JSON
+    reset: ClassVar[Fault]  # a TCP reset in the middle of the body
+    close: ClassVar[Fault]  # the connection ends before any byte of the answer
+    silence: ClassVar[Fault]  # no answer until the client leaves or the server stops
+    empty_results: ClassVar[Fault]  # `Results` is an empty list
+    short_results: ClassVar[Fault]  # the last result is missing
+    doubled_results: ClassVar[Fault]  # each result comes twice
+    reordered: ClassVar[Fault]  # the results are rotated by one: the first comes last
+    wrong_vin: ClassVar[Fault]  # the first result is the record of a VIN that was not asked
+    null_results: ClassVar[Fault]  # `Results` is null
+    not_json_object: ClassVar[Fault]  # the body is `[]`
+    foreign_json: ClassVar[Fault]  # the body is `{"hello":"world"}`
+    missing_keys: ClassVar[Fault]  # the results have neither `VIN` nor `ErrorCode`
+    invalid_utf8: ClassVar[Fault]  # a string in the JSON holds a byte that UTF-8 does not have
+
+    @staticmethod
+    def status(code: int, retry_after: float | str | None = None, body: str | None = None) -> Fault:
+        """Answer this status with an HTML body and, if given, a Retry-After header."""
+        return Fault(f"status({code})", lambda _: _page(code, retry_after, body))
+
+    @staticmethod
+    def redirect(location: str, code: int = 302) -> Fault:
+        """Send the client elsewhere."""
+        page = replace(_page(code), headers=(f"Location: {location}",))
+        return Fault(f"redirect({location})", lambda _: page)
+
+    @staticmethod
+    def slow_drip(seconds: float) -> Fault:
+        """Spread the right answer over so many seconds, in pieces at most 50 ms apart."""
+        return Fault(f"slow_drip({seconds})", seconds=seconds)
+
+    @staticmethod
+    def huge(size: int, declared: bool = True) -> Fault:
+        """Fill the right answer with blanks up to this size; `declared` sends Content-Length."""
+        return Fault(f"huge({size})", lambda a: replace(a, body=a.body.ljust(size), declared=declared))
+
+
+def _results(change: Callable[[Results], Results | None]) -> Spoiler:
+    def spoil(answer: Answer) -> Answer:
+        if answer.status != 200 or answer.content_type != _JSON:
+            return answer
+        envelope = json.loads(answer.body)
+        results = change(envelope["Results"])
+        envelope.update(Count=len(results or ()), Results=results)
+        return replace(answer, body=_dumps(envelope).encode())
+
+    return spoil
+
+
+def _for_another_vin(results: Results) -> Results:
+    asked = {each.get("VIN") for each in results}
+    return [flat_record(next(vin for vin in _OTHER_VINS if vin not in asked)), *results[1:]]
+
+
+def _without_keys(results: Results) -> Results:
+    left_out = ("VIN", "ErrorCode")
+    return [{k: v for k, v in each.items() if k not in left_out} for each in results]
+
+
+def _halved(answer: Answer) -> Answer:
+    return replace(answer, body=answer.body[: len(answer.body) // 2])
+
+
+_NO_FAULT = Fault("none")
+Fault.html_200 = Fault("html_200", lambda _: _page(200))
+Fault.xml_200 = Fault("xml_200", _as_xml)
+Fault.truncated = Fault("truncated", delivery="half")
+Fault.truncated_json = Fault("truncated_json", _halved)
+Fault.reset = Fault("reset", delivery="half, then reset")
+Fault.close = Fault("close", delivery="nothing")
+Fault.silence = Fault("silence", delivery="silence")
+Fault.empty_results = Fault("empty_results", _results(lambda _: []))
+Fault.short_results = Fault("short_results", _results(lambda r: r[:-1]))
+Fault.doubled_results = Fault("doubled_results", _results(lambda r: [x for x in r for _ in "12"]))
+Fault.reordered = Fault("reordered", _results(lambda r: r[1:] + r[:1]))
+Fault.wrong_vin = Fault("wrong_vin", _results(_for_another_vin))
+Fault.null_results = Fault("null_results", _results(lambda _: None))
+Fault.not_json_object = Fault("not_json_object", lambda _: Answer(200, b"[]"))
+Fault.foreign_json = Fault("foreign_json", lambda _: Answer(200, b'{"hello":"world"}'))
+Fault.missing_keys = Fault("missing_keys", _results(_without_keys))
+Fault.invalid_utf8 = Fault("invalid_utf8", lambda a: replace(a, body=a.body.replace(b':"', b':"\xff', 1)))
+
+
+class _Request(NamedTuple):
+    """A call with what routing needs to know of it."""
+
+    call: Call
+    endpoint: str
+    criteria: str
+    as_json: bool
+
+
+class _Connection:
+    """What a client sends and is sent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def request(self) -> _Request | None:
+        """Read one call; None when the client has left between two of them."""
+        try:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return None
+        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+        method, target, _ = first.split(" ")
+        pairs = (line.partition(":") for line in lines)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return _understood(method, target, headers, body)
+
+    async def left_within(self, seconds: float | None) -> bool:
+        """Wait so long, or for ever; return early, and true, when the client hangs up."""
+        try:
+            return not await asyncio.wait_for(self._reader.read(1), seconds)
+        except asyncio.TimeoutError:
+            return False
+
+    async def drip(self, data: bytes, seconds: float) -> bytes:
+        """Send all but the last piece, which is returned."""
+        pauses = math.ceil(seconds / 0.05)
+        size = math.ceil(len(data) / (pauses + 1))
+        for start in range(0, pauses * size, size):
+            self._writer.write(data[start : start + size])
+            if await self.left_within(seconds / pauses):
+                break
+        return data[pauses * size :]
+
+    async def finish(self, data: bytes, reset: bool) -> None:
+        """Send the last bytes of an answer, and a reset after them if asked."""
+        self._writer.write(data)
+        if reset:
+            peer = self._writer.get_extra_info("socket")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._writer.transport.abort()
+        await self._writer.drain()
+
+
+def _understood(method: str, target: str, headers: dict[str, str], body: bytes) -> _Request:
+    url = urlsplit(target)
+    query = dict(parse_qsl(url.query, keep_blank_values=True))
+    base, rest = url.path[: len(BASE_PATH)], url.path[len(BASE_PATH) :]
+    name, _, subject = rest.partition("/") if base.lower() == BASE_PATH else ("", "", "")
+    endpoint, subject = name.lower(), unquote(subject.rstrip("/")).strip()
+    fields = dict(parse_qsl(body.decode("latin-1"))) if endpoint == BATCH else query
+    fields = {name.lower(): value for name, value in fields.items()}
+    asked = [(subject, ",", fields.get("modelyear", ""))]
+    if endpoint == BATCH:
+        asked = [entry.partition(",") for entry in fields.get("data", "").split(";")]
+    asked = [entry for entry in asked if entry[0].strip()]
+    vins = tuple(_normalised(vin) for vin, _, _ in asked)
+    years = tuple(_year(year.strip()) for _, _, year in asked)
+    call = Call(method, url.path, query, headers, vins, years, time.monotonic())
+    return _Request(call, endpoint, subject, fields.get("format", "").lower() == "json")
+
+
+def _year(text: str) -> int | None:
+    return int(text) if len(text) == 4 and text.isascii() and text.isdigit() else None
+
+
+class VpicServer:
+    """vPIC's decoding endpoints on a loopback port, served from a thread of its own.
+
+    `latency`, `rate_limit`, `records` and `fault_for` may be changed while it runs. In `records`,
+    `fault_for` and `Call.vins` a VIN is upper-cased and trimmed, as vPIC does. A call over the
+    rate limit meets no fault; others meet the first one of: the queue of `fail_next`, `fault_for`,
+    `fail_always`, `fault_rates`. After `stop()`, `start()` listens on the same port again.
+    """
+
+    def __init__(
+        self,
+        latency: float = 0.0,
+        rate_limit: RateLimit | None = None,
+        port: int = 0,
+    ) -> None:
+        """Prepare a server for this port, or for any free one."""
+        self.latency = latency
+        self.rate_limit = rate_limit
+        self.records: dict[str, Mapping[str, object]] = {}
+        self.fault_for: dict[str, Fault] = {}
+        self.calls: list[Call] = []
+        self.max_in_flight = 0
+        self.connections = 0
+        self._port = port
+        self._origin = _Origin()
+        self._in_flight = 0
+        self._admitted: deque[float] = deque()
+        self._queue: deque[Fault] = deque()
+        self._constant: Fault | None = None
+        self._shares: tuple[tuple[Fault, float], ...] = ()
+        self._random = random.Random(0)
+        self._thread: threading.Thread | None = None
+        self._request_stop: Callable[[], object] = lambda: None
+
+    @property
+    def url(self) -> str:
+        """The base URL, with a slash at its end."""
+        return f"http://127.0.0.1:{self._port}{BASE_PATH}"
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop the server."""
+        self.stop()
+
+    def start(self) -> None:
+        """Listen, and return when calls are being answered."""
+        if self._thread is not None:
+            raise RuntimeError("the server is running already")
+        # Bound here and not in the thread, so that a port in use raises where it can be caught.
+        listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = listener.getsockname()[1]
+        ready: Future[Callable[[], object]] = Future()
+        listening = self._listen(listener, ready)
+        self._thread = threading.Thread(target=asyncio.run, args=(listening,), daemon=True)
+        self._thread.start()
+        self._request_stop = ready.result()
+
+    def stop(self) -> None:
+        """Drop all connections and end the thread; nothing happens if it is not running."""
+        if self._thread is not None:
+            self._request_stop()
+            self._thread.join()
+            self._thread = None
+
+    def reset(self) -> None:
+        """Forget the calls, with their counters, and all faults; the other settings stay."""
+        self.calls.clear()
+        self.connections = 0
+        self.max_in_flight = 0
+        self._admitted.clear()
+        self._queue.clear()
+        self.fault_for.clear()
+        self._constant = None
+        self._shares = ()
+
+    def fail_next(self, fault: Fault, times: int = 1) -> None:
+        """Let the next `times` calls meet this fault, after those that are queued already."""
+        self._queue.extend([fault] * times)
+
+    def fail_always(self, fault: Fault | None) -> None:
+        """Let every call meet this fault, until this is called with None."""
+        self._constant = fault
+
+    def fault_rates(self, rates: Mapping[Fault, float], seed: int = 0) -> None:
+        """Let each call meet a fault with its share (0 to 1), drawn from a seeded generator."""
+        self._random = random.Random(seed)
+        self._shares = tuple(rates.items())
+
+    async def _listen(self, listener: socket.socket, ready: Future[Callable[[], object]]) -> None:
+        # The first decode loads the database, which must not pass for latency of the first call.
+        flat_record(_OTHER_VINS[0])
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._serve, sock=listener, backlog=1024)
+        ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+        await stopped.wait()
+        # Open connections are not waited for: asyncio.run() cancels the tasks that serve them.
+        server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        connection = _Connection(reader, writer)
+        try:
+            while request := await connection.request():
+                if not await self._exchange(connection, request):
+                    break
+            writer.close()
+            await writer.wait_closed()
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+            pass  # The client has left, or does not speak HTTP: there is nobody to tell.
+        finally:
+            writer.transport.abort()
+
+    async def _exchange(self, connection: _Connection, request: _Request) -> bool:
+        """Answer one call; true if the connection may carry another."""
+        self.calls.append(request.call)
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        try:
+            last, then = await self._up_to_the_last_bytes(connection, request)
+        finally:
+            # Before the last bytes leave: who has them may send the next call at once.
+            self._in_flight -= 1
+        await connection.finish(last, reset=then == "reset")
+        return then == "keep"
+
+    async def _up_to_the_last_bytes(
+        self,
+        connection: _Connection,
+        request: _Request,
+    ) -> tuple[bytes, Literal["keep", "close", "reset"]]:
+        answer, fault = self._answer_and_fault(request)
+        if self.latency and await connection.left_within(self.latency):
+            return b"", "close"
+        if fault.delivery == "silence":
+            await connection.left_within(None)
+        if fault.delivery in ("silence", "nothing"):
+            return b"", "close"
+        keep = answer.declared and request.call.headers.get("connection", "").lower() != "close"
+        request.call.status = answer.status
+        head = answer.head(keep)
+        if fault.delivery != "whole":
+            half = head + _halved(answer).body
+            return half, "reset" if fault.delivery == "half, then reset" else "close"
+        data = head + answer.body
+        if fault.seconds:
+            data = await connection.drip(data, fault.seconds)
+        return data, "keep" if keep else "close"
+
+    def _answer_and_fault(self, request: _Request) -> tuple[Answer, Fault]:
+        limit = self.rate_limit
+        if limit and not self._admits(limit, request.call.at):
+            return _page(429, limit.retry_after), _NO_FAULT
+        fault = self._fault(request.call)
+        return fault.spoil(self._answer(request)), fault
+
+    def _admits(self, limit: RateLimit, now: float) -> bool:
+        while self._admitted and self._admitted[0] <= now - limit.per:
+            self._admitted.popleft()
+        admitted = len(self._admitted) < limit.calls
+        if admitted:
+            self._admitted.append(now)
+        return admitted
+
+    def _fault(self, call: Call) -> Fault:
+        if self._queue:
+            return self._queue.popleft()
+        for vin in call.vins:
+            if vin in self.fault_for:
+                return self.fault_for[vin]
+        if self._constant or not self._shares:
+            return self._constant or _NO_FAULT
+        faults = [*(fault for fault, _ in self._shares), _NO_FAULT]
+        shares = [share for _, share in self._shares]
+        return self._random.choices(faults, [*shares, max(0.0, 1.0 - sum(shares))])[0]
+
+    def _answer(self, request: _Request) -> Answer:
+        call, endpoint = request.call, request.endpoint
+        batch = endpoint == BATCH
+        if not batch and (endpoint not in FLAT + VARIABLES or not call.vins):
+            message = f"No HTTP resource was found that matches the request URI '{call.path}'."
+            return _refusal(404, message, "No action was found on the controller 'Vehicles'.")
+        if call.method != ("POST" if batch else "GET"):
+            message = f"The requested resource does not support http method '{call.method}'."
+            return _refusal(405, message, "")
+        if batch and not 0 < len(call.vins) <= BATCH_LIMIT:
+            detail = f"The parameter 'data' must hold 1 to {BATCH_LIMIT} VINs."
+            return _refusal(400, "The request is invalid.", detail)
+        if endpoint in VARIABLES:
+            rows = _rows(call.vins[0], call.years[0], endpoint == VARIABLES[1])
+            answer = _envelope(f"VIN:{request.criteria}", rows)
+        else:
+            answer = self._records(request)
+        return answer if request.as_json else _as_xml(answer)
+
+    def _records(self, request: _Request) -> Answer:
+        texts = self._origin.texts(request.call.vins, request.call.years)
+        for place, vin in enumerate(request.call.vins):
+            if vin in self.records:
+                texts[place] = _dumps(self.records[vin])
+        batch = request.endpoint == BATCH
+        return _envelope("" if batch else f"VIN(s): {request.criteria}", texts)
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """Yield a base URL whose TCP connects are neither accepted nor refused."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # Linux ignores connects to a full backlog, and how many fill it is the kernel's affair:
+        # those that come through are held until one does not.
+        for _ in range(16):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            if not select.select([], [filler], [], 0.1)[1]:
+                break
+        else:
+            raise RuntimeError("this system accepts connects beyond the backlog")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{BASE_PATH}"
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[str]:
+    """Yield a base URL whose TCP connects are refused."""
+    # Bound but not listening: refused, and nobody else can be given the port meanwhile.
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{holder.getsockname()[1]}{BASE_PATH}"
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vpic_server")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    options = parser.parse_args()
+    with VpicServer(options.latency, port=options.port) as server:
+        sys.stdout.write(f"{server.url}\n")
+        sys.stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""The cache: every answer ever given, in one SQLite file managed by sqlite-utils.
+
+`vehicles` and `rejections` keep each answer whole, as the JSON under `record`,
+beside typed columns to browse by. Several processes may use the file at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vin_datasette.record import Record
+from vin_datasette.schema import MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.vehicle import Rejection, Vehicle
+from vin_datasette.vin import VIN, InvalidVIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from sqlite_utils import Database
+
+log = logging.getLogger(__name__)
+
+READ_TIMEOUT = 0.25
+"""Seconds that a read waits for a lock; readers of a WAL file hardly ever meet one."""
+
+WRITE_TIMEOUT = 10.0
+"""Seconds that a write waits for another process to end its own."""
+
+# SQLite takes at most 999 variables in a statement before 3.32, and 32,766 since.
+_VARIABLES = 500
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class CacheError(Exception):
+    """A cache file that cannot be used; the message says which and why."""
+
+
+class Cache:
+    """One cache file. Opened, and made when it is not there, on first use.
+
+    Safe to use from several threads; a read takes microseconds and never waits
+    for this process's own writes. Where nothing else is said, methods raise
+    `sqlite3.Error` when the file is locked, full, read-only or damaged, and
+    `CacheError` when it cannot be opened at all.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._write_lock = threading.Lock()
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+
+    def open(self) -> None:
+        """Make or migrate the file and connect, now rather than on first use.
+
+        A file of an older schema is migrated whole or not at all. Raises
+        `CacheError` for a file that is no database, is damaged, comes from a
+        newer version of this package, or cannot be made.
+        """
+        self._open()
+
+    def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """The connections that read and write."""
+        with self._lock:
+            if self._connections is None:
+                self._connections = self._connect()
+            return self._connections
+
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        if not self.path.parent.is_dir():
+            raise CacheError(f"{self.path} cannot be made: there is no folder {self.path.parent}.")
+        if self.path.is_dir():
+            raise CacheError(f"{self.path} is a folder, and the cache is a file.")
+        opened: list[sqlite3.Connection] = []
+        try:
+            opened.append(_connect(self.path, WRITE_TIMEOUT))
+            _migrate(opened[0], self.path)
+            opened.append(_connect(self.path, READ_TIMEOUT))
+            opened[1].execute("PRAGMA query_only = 1")
+        except (sqlite3.Error, CacheError) as error:
+            for connection in opened:
+                connection.close()
+            if isinstance(error, CacheError):
+                raise
+            raise CacheError(f"{self.path} cannot be used as a cache: {error}.") from error
+        writer, reader = opened
+        return reader, writer
+
+    def close(self) -> None:
+        """Close the file; a later call opens it anew."""
+        with self._write_lock, self._lock:
+            for connection in self._connections or ():
+                connection.close()
+            self._connections = None
+
+    def exists(self) -> bool:
+        """Whether there is a file yet; asking does not make one."""
+        return self.path.exists()
+
+    def get(self, vin: VIN) -> Record | None:
+        """The record kept for a VIN, of a vehicle or of a rejection, or None."""
+        return self.get_many([vin]).get(vin)
+
+    def get_many(self, vins: Sequence[VIN]) -> dict[VIN, Record]:
+        """The records kept for `vins`, by VIN; those that are not there are left out."""
+        found: dict[VIN, Record] = {}
+        with self._lock:
+            reader, _ = self._open()
+            for start in range(0, len(vins), _VARIABLES):
+                part = vins[start : start + _VARIABLES]
+                for sql in _select_by_vin(len(part)):
+                    for row in reader.execute(sql, part):
+                        record = _record(row)
+                        if record is not None:
+                            found.setdefault(record.vin, record)
+        return found
+
+    def save(self, answers: Iterable[Vehicle | Rejection]) -> None:
+        """Keep answers, all of them in one transaction.
+
+        An answer takes the place of an earlier one, but that of the embedded
+        database never the place of vPIC's own. Rejections of malformed VINs,
+        which have no record, are not kept.
+        """
+        rows = {answer.vin: answer for answer in answers if answer.record is not None}
+        with self._write() as db:
+            kept = _said_by_vpic(db, rows)
+            new = [answer for vin, answer in rows.items() if vin not in kept or _source(answer) == "vpic"]
+            vehicles = [_vehicle_row(answer) for answer in new if isinstance(answer, Vehicle)]
+            rejections = [
+                _rejection_row(answer, answer.record)
+                for answer in new
+                if isinstance(answer, Rejection) and answer.record is not None
+            ]
+            db.table(VEHICLES).upsert_all(vehicles, pk="vin")
+            db.table(REJECTIONS).upsert_all(rejections, pk="vin")
+            _delete(db, REJECTIONS, [str(row["vin"]) for row in vehicles])
+            _delete(db, VEHICLES, [str(row["vin"]) for row in rejections])
+
+    def remove(self, vin: VIN) -> bool:
+        """Forget a VIN; whether anything was kept for it."""
+        if not self.exists():
+            return False
+        with self._write() as db:
+            return bool(_delete(db, VEHICLES, [vin]) + _delete(db, REJECTIONS, [vin]))
+
+    def counts(self) -> dict[str, int]:
+        """The number of rows of each table."""
+        with self._lock:
+            reader, _ = self._open()
+            return {
+                table: reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+                for table in (VEHICLES, REJECTIONS)
+            }
+
+    @contextmanager
+    def _write(self) -> Iterator[Database]:
+        from sqlite_utils import Database
+
+        with self._write_lock:
+            _, writer = self._open()
+            db = Database(writer, execute_plugins=False)
+            # Taking the lock first: a transaction that begins by reading cannot wait for it later.
+            writer.execute("BEGIN IMMEDIATE")
+            try:
+                with db.atomic():
+                    yield db
+                writer.execute("COMMIT")
+            except BaseException:
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+                raise
+
+
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False, isolation_level=None)
+    connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date, in one transaction, unless it is already."""
+    applied = _applied(connection)
+    if applied == set(MIGRATION_NAMES):
+        return
+    from vin_datasette.migrations import migrations
+
+    # Cannot be changed inside a transaction, and lasts: readers and one writer stop waiting for each other.
+    connection.execute("PRAGMA journal_mode = WAL")
+    from sqlite_utils import Database
+
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        newer = _applied(connection) - set(MIGRATION_NAMES)
+        if newer:
+            raise CacheError(f"{path} was made by a newer vin-datasette; upgrade the package to use it.")
+        migrations.apply(Database(connection, execute_plugins=False))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _applied(connection: sqlite3.Connection) -> set[str]:
+    table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()
+    if not table:
+        return set()
+    rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ?", [MIGRATION_SET])
+    return {name for (name,) in rows}
+
+
+def _select_by_vin(count: int) -> Iterator[str]:
+    marks = ",".join("?" * count)
+    for table in (VEHICLES, REJECTIONS):
+        yield f"SELECT vin, record, source, source_version, fetched_at, notes FROM {table} WHERE vin IN ({marks})"  # noqa: S608
+
+
+def _record(row: tuple[Any, ...]) -> Record | None:
+    """A row as a record; None, and a line in the log, when somebody damaged the row."""
+    vin, record, source, version, fetched_at, notes = row
+    try:
+        values = json.loads(record)
+        if not isinstance(values, dict):
+            raise TypeError("the record is no JSON object")
+        when = datetime.strptime(fetched_at, _TIME).replace(tzinfo=timezone.utc)
+        return Record(VIN(vin), values, source, version, when, tuple(json.loads(notes)) if notes else ())
+    except (ValueError, TypeError, InvalidVIN) as error:
+        log.warning("The cached row of VIN %r cannot be read and is passed over: %s", vin, error)
+        return None
+
+
+def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> set[str]:
+    found: set[str] = set()
+    asked = list(vins)
+    for start in range(0, len(asked), _VARIABLES):
+        part = asked[start : start + _VARIABLES]
+        marks = ",".join("?" * len(part))
+        for table in (VEHICLES, REJECTIONS):
+            sql = f"SELECT vin FROM {table} WHERE source = 'vpic' AND vin IN ({marks})"  # noqa: S608
+            found.update(vin for (vin,) in db.execute(sql, part))
+    return found
+
+
+def _source(answer: Vehicle | Rejection) -> str | None:
+    return answer.record.source if answer.record else None
+
+
+def _provenance(record: Record) -> dict[str, object]:
+    return {
+        "source": record.source,
+        "source_version": record.source_version,
+        "fetched_at": record.fetched_at.strftime(_TIME),
+        "notes": json.dumps(record.notes) if record.notes else None,
+        # ASCII: a lone surrogate in an answer has no UTF-8, and an answer is kept as it came.
+        "record": json.dumps(record.values, separators=(",", ":")),
+    }
+
+
+def _vehicle_row(vehicle: Vehicle) -> dict[str, object]:
+    record = vehicle.record
+    return {
+        "vin": str(record.vin),
+        **vehicle.columns(),
+        "error_code": record.text("ErrorCode"),
+        "warnings": "\n".join(vehicle.warnings) or None,
+        **_provenance(record),
+    }
+
+
+def _rejection_row(rejection: Rejection, record: Record) -> dict[str, object]:
+    return {
+        "vin": str(record.vin),
+        "reason": rejection.reason,
+        "error_code": record.text("ErrorCode"),
+        "suggested_vin": rejection.suggested_vin,
+        "make": record.text("Make") or None,
+        **_provenance(record),
+    }
+
+
+def _delete(db: Database, table: str, vins: Sequence[str]) -> int:
+    deleted = 0
+    for start in range(0, len(vins), _VARIABLES):
+        part = vins[start : start + _VARIABLES]
+        marks = ",".join("?" * len(part))
+        deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({marks})", part).rowcount  # noqa: S608
+    return deleted

@@ -1,0 +1,63 @@
+"""Async work from sync code and from other loops, on one loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+
+
+class _DaemonExecutor(ThreadPoolExecutor):
+    """Runs each call on a daemon thread.
+
+    A name server that does not answer holds `getaddrinfo` for half a minute; the
+    stock executor's threads are joined when the process ends, and the process
+    would wait for it long after the answer was given.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        return future
+
+
+def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Start `work` on the process's own loop; cancelling the future cancels it."""
+    return asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, run on the process's own loop, so that it works where a
+    loop is already running, as in a notebook. Ctrl-C cancels it."""
+    future = submit(work)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+@functools.lru_cache(maxsize=1)
+def _loop(process_id: int) -> asyncio.AbstractEventLoop:
+    """The running loop of this process: a forked child has its parent's memory but none of its threads."""
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(_DaemonExecutor())
+    threading.Thread(target=loop.run_forever, name=f"vin-datasette-{process_id}", daemon=True).start()
+    return loop

@@ -1,0 +1,45 @@
+"""Records: one answer of vPIC for one VIN, whole, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from vin_datasette.vin import VIN
+
+SourceName = Literal["vpic", "embedded"]
+"""`vpic` is the DOT's API, `embedded` vPIC's own database in the package `ultravin`."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a source answered for `vin`, kept as it was said.
+
+    `values` maps vPIC's flat keys (`Make`, `GVWR_to` …) to strings, "" where vPIC
+    has nothing to say; keys come and go over the years, so none is certain.
+    `source_version` is the source's data version where it has one (`2026_10`).
+    `fetched_at` is an aware UTC time, to the second. `notes` are what the lookup
+    itself has to add, such as a model year that was asked for and then dropped.
+    """
+
+    vin: VIN
+    values: Mapping[str, object]
+    source: SourceName
+    source_version: str | None
+    fetched_at: datetime
+    notes: tuple[str, ...] = ()
+
+    def text(self, key: str) -> str:
+        """The value under a flat key, stripped and with inner white space collapsed;
+        "" when vPIC left it out or says `Not Applicable`, its default for what a
+        type of vehicle cannot have."""
+        value = self.values.get(key)
+        if value is None:
+            return ""
+        # A lone surrogate can be stored in JSON but not in an SQLite text.
+        words = " ".join(str(value).encode("utf-8", "replace").decode().replace("\0", " ").split())
+        return "" if words == "Not Applicable" else words

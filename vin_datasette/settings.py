@@ -1,0 +1,198 @@
+"""Every setting once: its name, type, default and one line of help.
+
+A setting is read, the first that says it wins, from a command-line option, from
+an environment variable `VIN_DATASETTE_<NAME>`, from the plugin's configuration
+(`plugins: vin-datasette:` in metadata.yml or datasette.yml) or from its default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ENVIRONMENT_PREFIX = "VIN_DATASETTE_"
+
+SourceChoice = Literal["auto", "vpic", "embedded"]
+
+AllowBlock = bool | dict[str, Any] | None
+"""Datasette's `allow` block: true, false, or conditions on the actor; None leaves
+the plugin's default in force."""
+
+
+class SettingError(ValueError):
+    """A setting whose value cannot be used; the message names it and says what can."""
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
+        return str(value)
+
+    return read
+
+
+def _url(value: object) -> str:
+    url = str(value).strip()
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"must be an http or https URL such as {DEFAULT_VPIC_URL}, not {value!r}")
+    return url if url.endswith("/") else f"{url}/"
+
+
+def _number(low: float, high: float, unit: str = "") -> Callable[[object], float]:
+    def read(value: object) -> float:
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = float("nan")
+        if isinstance(value, bool) or not low <= number <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}{unit and ' ' + unit}, not {value!r}")
+        return number
+
+    return read
+
+
+def _integer(low: int, high: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        number = _number(low, high)(value)
+        if not number.is_integer():
+            raise ValueError(f"must be a whole number, not {value!r}")
+        return int(number)
+
+    return read
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _duration(value: object) -> float:
+    match = _DURATION.fullmatch(str(value).strip().lower())
+    if isinstance(value, bool) or not match:
+        raise ValueError(f"must be a duration such as 90, 30m, 12h or 7d, not {value!r}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+    try:
+        return words[str(value).strip().lower()]
+    except KeyError:
+        raise ValueError(f"must be true or false, not {value!r}") from None
+
+
+def _allow(value: object) -> AllowBlock:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"must be true, false or an allow block in JSON, not {value!r}") from None
+    if value is None or isinstance(value, (bool, dict)):
+        return value
+    raise ValueError(f"must be true, false or an allow block, not {value!r}")
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"must be a list of host names, not {value!r}")
+    return tuple(str(name).strip().lower() for name in names if str(name).strip())
+
+
+DEFAULT_VPIC_URL = "https://vpic.nhtsa.dot.gov/api/vehicles/"
+
+
+def _setting(default: Any, read: Callable[[Any], object], text: str) -> Any:
+    return field(default=default, metadata={"read": read, "help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, typed. Durations are in seconds; each field's metadata has its help."""
+
+    db: Path = _setting(Path("vin.db"), Path, "The cache, an SQLite file; made when it is not there.")
+    source: SourceChoice = _setting(
+        "auto",
+        _choice("auto", "vpic", "embedded"),
+        "Who is asked: vpic (the DOT's API), embedded (vPIC's own database, offline), "
+        "or auto: vpic, and embedded when vpic cannot be reached.",
+    )
+    vpic_url: str = _setting(DEFAULT_VPIC_URL, _url, "Where vPIC's API is.")
+    check_digit: Literal["strict", "lenient"] = _setting(
+        "strict", _choice("strict", "lenient"), "Whether a failing check digit alone rejects a VIN."
+    )
+    timeout: float | None = _setting(
+        None,
+        _number(0.1, 600, "seconds"),
+        "Seconds that vPIC has for a VIN, retries included; 2.5 by default, and 20 when nobody can answer instead.",
+    )
+    connect_timeout: float = _setting(2.0, _number(0.1, 60, "seconds"), "Seconds to wait for a connection to vPIC.")
+    rate: float = _setting(2.0, _number(0.01, 10_000), "Calls a second that vPIC is sent at most.")
+    concurrency: int = _setting(2, _integer(1, 64), "Calls to vPIC in flight at once.")
+    batch_size: int = _setting(50, _integer(1, 50), "VINs in one call to vPIC; 50 is the most it takes.")
+    contact: str = _setting("", str, "An e-mail address or URL for the User-Agent that vPIC is shown.")
+    rejection_max_age: float = _setting(86400.0, _duration, "How long a rejection is remembered, such as 12h or 7d.")
+    short_routes: bool = _setting(True, _flag, "Whether /lookup, /remove and /export answer beside /-/vin/…")
+    hosts: tuple[str, ...] = _setting(
+        (), _hosts, "Host names besides loopback's under which a server bound to loopback may be written to."
+    )
+    allow_lookup: AllowBlock = _setting(None, _allow, "Who may ask a source for a VIN that is not cached.")
+    allow_remove: AllowBlock = _setting(None, _allow, "Who may remove a VIN from the cache.")
+    allow_export: AllowBlock = _setting(None, _allow, "Who may export the cache.")
+
+    @classmethod
+    def load(
+        cls,
+        options: Mapping[str, object] | None = None,
+        *,
+        config: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Settings from explicit options (None means not given), the environment
+        (by default this process's), the plugin's configuration, and the defaults.
+
+        Raises `SettingError` for an unknown name in the configuration or a value
+        that cannot be used.
+        """
+        environ = os.environ if environ is None else environ
+        config = config or {}
+        options = options or {}
+        unknown = sorted({*config, *options} - {each.name for each in fields(cls)})
+        if unknown:
+            names = ", ".join(each.name for each in fields(cls))
+            raise SettingError(f"{unknown[0]!r} is no setting of vin-datasette; there are {names}.")
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            variable = ENVIRONMENT_PREFIX + each.name.upper()
+            for origin, said in (
+                (f"the option {each.name}", options.get(each.name)),
+                (f"the environment variable {variable}", environ.get(variable) or None),
+                (f"the plugin setting {each.name}", config.get(each.name)),
+            ):
+                if said is None:
+                    continue
+                try:
+                    values[each.name] = each.metadata["read"](said)
+                except ValueError as error:
+                    raise SettingError(f"T{origin[1:]} {error}.") from None
+                break
+        return cls(**values)
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that vPIC has for one VIN: `timeout`, or 2.5 when the embedded
+        database can answer instead and 20 when it cannot."""
+        if self.timeout is not None:
+            return self.timeout
+        return 2.5 if self.source == "auto" else 20.0

@@ -1,0 +1,243 @@
+"""The DOT's API: vPIC over HTTP (https://vpic.nhtsa.dot.gov/api/)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
+
+import httpx
+from aiolimiter import AsyncLimiter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from vin_datasette import __version__
+from vin_datasette.record import Record, SourceName
+from vin_datasette.sources import Question, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from vin_datasette.settings import Settings
+
+BATCH_LIMIT = 50
+"""VINs in one call of `DecodeVINValuesBatch` (vPIC's documentation)."""
+
+SECONDS_PER_FURTHER_VIN = 0.1
+"""Added to the deadline for each VIN of a batch after the first: vPIC's own
+procedure decodes some twenty VINs a second."""
+
+ATTEMPTS_WITH_STAND_IN = 3
+ATTEMPTS_ALONE = 6
+"""How often one call is tried within its deadline, when the embedded database can
+answer instead and when nobody can."""
+
+_RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+# A record is some 4 KB of JSON; sixteen times that is no answer of vPIC's.
+_BYTES_PER_RECORD = 65_536
+
+
+_backoff = wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the next try: those that vPIC named, or a growing, jittered few."""
+    error = state.outcome.exception() if state.outcome else None
+    named = error.retry_after if isinstance(error, SourceError) else None
+    return _backoff(state) if named is None else named
+
+
+class VpicSource:
+    """vPIC's API, asked politely: a rate limit, few calls in flight, retries with
+    backoff and jitter that honour `Retry-After`, one deadline for everything.
+
+    Used on one event loop at a time; connections are pooled on it.
+    """
+
+    name: SourceName = "vpic"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._bound: _Connections | None = None
+
+    async def decode(self, questions: Sequence[Question]) -> list[Record]:
+        """One record for each question. See `Source.decode`."""
+        deadline = self._settings.deadline + SECONDS_PER_FURTHER_VIN * (len(questions) - 1)
+        last: list[SourceError] = []
+        try:
+            return await asyncio.wait_for(self._with_retries(questions, deadline, last), deadline)
+        except asyncio.TimeoutError:
+            tail = f"; the last try: {last[-1]}" if last else ""
+            raise SourceError(f"vPIC gave no answer within {deadline:g} seconds{tail}", unreachable=True) from None
+
+    async def aclose(self) -> None:
+        """Close the pooled connections."""
+        if self._bound and self._bound.loop is asyncio.get_running_loop():
+            await self._bound.client.aclose()
+        self._bound = None
+
+    async def _with_retries(
+        self, questions: Sequence[Question], deadline: float, errors: list[SourceError]
+    ) -> list[Record]:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + deadline
+
+        def worth_another_try(error: BaseException) -> bool:
+            if not isinstance(error, SourceError) or not error.transient:
+                return False
+            errors.append(error)
+            # Asking before the time that vPIC named would be impolite, waiting past the deadline pointless.
+            return error.retry_after is None or loop.time() + error.retry_after < ends
+
+        attempts = ATTEMPTS_WITH_STAND_IN if self._settings.source == "auto" else ATTEMPTS_ALONE
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(worth_another_try),
+            stop=stop_after_attempt(attempts),
+            wait=_pause,
+            reraise=True,
+        ):
+            with attempt:
+                return _records(questions, await self._ask(questions))
+        raise AssertionError("the retries ended without an answer or an error")  # pragma: no cover
+
+    async def _ask(self, questions: Sequence[Question]) -> bytes:
+        """The body of one call's answer. Raises `SourceError`."""
+        connections = self._connections()
+        async with connections.in_flight, connections.limiter:
+            try:
+                async with _call(connections.client, questions) as response:
+                    _check_head(response)
+                    return await _body(response, _BYTES_PER_RECORD * (len(questions) + 1))
+            except httpx.TimeoutException as error:
+                raise SourceError(_words(error, "timed out"), unreachable=True) from None
+            except httpx.TransportError as error:
+                raise SourceError(_words(error, "could not be reached"), unreachable=True) from None
+            except httpx.HTTPError as error:
+                raise SourceError(_words(error, "sent an answer that cannot be read")) from None
+
+    def _connections(self) -> _Connections:
+        loop = asyncio.get_running_loop()
+        if self._bound is None or self._bound.loop is not loop:
+            self._bound = _Connections(self._settings, loop)
+        return self._bound
+
+
+class _Connections:
+    """What belongs to one event loop: the pool, the limiter, the semaphore."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.in_flight = asyncio.Semaphore(settings.concurrency)
+        # A bucket of at least one, so that a rate below one a second lets single calls through.
+        burst = max(1.0, settings.rate)
+        self.limiter = AsyncLimiter(burst, burst / settings.rate)
+        contact = f" ({settings.contact})" if settings.contact else ""
+        self.client = httpx.AsyncClient(
+            base_url=settings.vpic_url,
+            headers={"User-Agent": f"vin-datasette/{__version__}{contact}", "Accept": "application/json"},
+            timeout=httpx.Timeout(settings.deadline, connect=settings.connect_timeout, pool=None),
+            limits=httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=60),
+            # vPIC redirects nobody; whoever does is not to be followed with somebody's VINs.
+            follow_redirects=False,
+        )
+
+
+@asynccontextmanager
+async def _call(client: httpx.AsyncClient, questions: Sequence[Question]) -> AsyncIterator[httpx.Response]:
+    """The call that asks all questions: a GET for one, a batch POST for more.
+
+    In a POST, `format` counts in the form body only; in the query it is ignored
+    and XML comes back.
+    """
+    if len(questions) == 1:
+        [(vin, year)] = questions
+        query = {"format": "json"} | ({"modelyear": str(year)} if year else {})
+        call = client.stream("GET", f"DecodeVinValuesExtended/{quote(vin, safe='')}", params=query)
+    else:
+        data = ";".join(f"{vin},{year}" if year else vin for vin, year in questions)
+        call = client.stream("POST", "DecodeVINValuesBatch/", data={"format": "json", "data": data})
+    async with call as response:
+        yield response
+
+
+def _check_head(response: httpx.Response) -> None:
+    status = response.status_code
+    if response.is_success:
+        return
+    if status in _RETRIED_STATUSES:
+        raise SourceError(
+            f"vPIC answered with status {status} ({response.reason_phrase})",
+            unreachable=True,
+            retry_after=_retry_after(response),
+        )
+    raise SourceError(f"vPIC answered with status {status} ({response.reason_phrase})", transient=False)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds of a `Retry-After`, given as such or as a date (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds()) if when.tzinfo else None
+
+
+async def _body(response: httpx.Response, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > limit:
+            raise SourceError(f"vPIC's answer is larger than {limit:,} bytes", transient=False)
+    return bytes(body)
+
+
+def _records(questions: Sequence[Question], body: bytes) -> list[Record]:
+    """The records of an answer, one for each question and in their order; any other
+    number, order or VIN is a failure of the source, never a vehicle."""
+    results = _results(body)
+    if len(results) != len(questions):
+        raise SourceError(f"vPIC answered {len(results)} records for {len(questions)} VINs")
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    return [
+        Record(question.vin, _values(result, question), "vpic", None, now)
+        for question, result in zip(questions, results, strict=True)
+    ]
+
+
+def _results(body: bytes) -> list[Any]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        _reject_body(body)
+    results = answer.get("Results") if isinstance(answer, dict) else None
+    if not isinstance(results, list):
+        raise SourceError("vPIC answered JSON without a list of results")
+    return results
+
+
+def _reject_body(body: bytes) -> NoReturn:
+    start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    kind = "HTML or XML" if start == b"<" else "nothing" if not start else "broken JSON"
+    raise SourceError(f"vPIC answered {kind} where JSON was due")
+
+
+def _values(result: Any, question: Question) -> dict[str, object]:
+    if not isinstance(result, dict):
+        raise SourceError(f"vPIC answered no record for {question.vin}")
+    echo = result.get("VIN")
+    if not isinstance(echo, str) or echo.strip().upper() != question.vin:
+        raise SourceError(f"vPIC answered about another VIN than {question.vin}")
+    if not str(result.get("ErrorCode") or "").strip():
+        raise SourceError(f"vPIC answered a record without an error code for {question.vin}")
+    return result
+
+
+def _words(error: Exception, what: str) -> str:
+    detail = str(error) or type(error).__name__
+    return f"vPIC {what} ({detail})"

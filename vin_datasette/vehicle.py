@@ -1,0 +1,147 @@
+"""What one vPIC record means: a vehicle, or a rejection with its reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vin_datasette.attributes import ATTRIBUTES, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vin_datasette.record import Record
+    from vin_datasette.vin import InvalidVIN
+
+CheckDigitRule = Literal["strict", "lenient"]
+"""Whether a failing check digit alone rejects a VIN (`strict`) or only warns."""
+
+REJECTING_CODES = frozenset({1, 2, 3, 4, 5, 6, 7, 11, 400})
+"""vPIC's error codes after which its record is no answer about this VIN: wrong check
+digit, corrected or corrupt characters, incomplete VIN, unregistered manufacturer,
+invalid model year, invalid characters. All others (0, 8, 9, 10, 12, 14) inform."""
+
+CHECK_DIGIT_CODE = 1
+MODEL_YEAR_MISMATCH_CODE = 12
+CLEAN_CODE = 0
+
+_CODES = re.compile(r"\d+(?:,\d+)*")
+# Until 2018 vPIC put the texts under `ErrorCode`: "0 - VIN decoded clean…; 14 - …".
+_CODE_OF_TEXT = re.compile(r"(?:^|;\s*)(\d{1,3})\s?-")
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """A record that identifies a vehicle.
+
+    The contract's four attributes are properties; `columns()` has all typed ones,
+    and `record` the whole answer under vPIC's own keys: `vehicle["EngineHP"]`.
+    """
+
+    record: Record
+
+    @property
+    def vin(self) -> str:
+        """The VIN, 17 characters."""
+        return self.record.vin
+
+    @property
+    def make(self) -> str:
+        """The make, such as `PETERBILT`; never empty."""
+        return self.record.text("Make")
+
+    @property
+    def model(self) -> str:
+        """The model, such as `379`; "" where vPIC has none."""
+        return self.record.text("Model")
+
+    @property
+    def model_year(self) -> int | None:
+        """The model year (49 CFR 565.12), or None where vPIC has none."""
+        year = self.record.text("ModelYear")
+        return int(year) if year.isascii() and year.isdigit() else None
+
+    @property
+    def body_class(self) -> str:
+        """The body class, such as `Truck-Tractor`; "" where vPIC has none."""
+        return self.record.text("BodyClass")
+
+    @property
+    def source(self) -> str:
+        """Who answered: `vpic` or `embedded`."""
+        return self.record.source
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What vPIC remarks about an answer that stands, in its words."""
+        remarks = [] if error_codes(self.record) == (CLEAN_CODE,) else [error_text(self.record)]
+        remarks.append(self.record.text("AdditionalErrorText"))
+        return (*(remark for remark in remarks if remark), *self.record.notes)
+
+    def __getitem__(self, key: str) -> str:
+        """The value under a flat vPIC key, "" when it is absent."""
+        return self.record.text(key)
+
+    def columns(self) -> dict[str, Value]:
+        """The typed attributes by column name, in the order of the table."""
+        return {attribute.column: attribute.read(self.record) for attribute in ATTRIBUTES}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A VIN for which there is no vehicle, and why.
+
+    `vin` is as given, cut to a readable length when it is no VIN; `codes` are vPIC's, none when
+    the VIN was malformed and nobody was asked; `suggested_vin` may hold `!` at
+    positions that vPIC doubts.
+    """
+
+    vin: str
+    reason: str
+    codes: tuple[int, ...] = ()
+    suggested_vin: str | None = None
+    record: Record | None = None
+
+    @classmethod
+    def malformed(cls, text: str, error: InvalidVIN) -> Rejection:
+        """The rejection of text that breaks a rule of ISO 3779."""
+        shown = text if len(text) <= _SHOWN_AT_MOST else f"{text[:_SHOWN_AT_MOST]}…"
+        return cls(shown, error.reason, suggested_vin=error.suggested)
+
+
+_SHOWN_AT_MOST = 40
+
+
+def interpret(record: Record, check_digit: CheckDigitRule = "strict") -> Vehicle | Rejection:
+    """What a record means.
+
+    It is a vehicle when vPIC names a make and none of its codes rejects; with
+    `check_digit="lenient"` code 1 alone does not. The reason of a rejection is
+    vPIC's own `ErrorText` and `AdditionalErrorText`.
+    """
+    codes = error_codes(record)
+    tolerated = {CHECK_DIGIT_CODE} if check_digit == "lenient" else set()
+    if record.text("Make") and not REJECTING_CODES.intersection(codes) - tolerated:
+        return Vehicle(record)
+    said = " ".join(filter(None, (error_text(record), record.text("AdditionalErrorText"))))
+    reason = said if REJECTING_CODES.intersection(codes) else f"vPIC names no make for this VIN. {said}".strip()
+    return Rejection(record.vin, reason, codes, record.text("SuggestedVIN") or None, record)
+
+
+def error_codes(record: Record) -> tuple[int, ...]:
+    """vPIC's error codes of a record, ascending as it gives them; empty when it gave none."""
+    return parse_error_codes(record.values)
+
+
+def parse_error_codes(values: Mapping[str, object]) -> tuple[int, ...]:
+    """The codes under `ErrorCode`, in today's form (`1,11,400`) and that of 2018 (texts)."""
+    text = str(values.get("ErrorCode") or "").strip()
+    if _CODES.fullmatch(text):
+        return tuple(int(code) for code in text.split(",") if len(code) <= 4)
+    return tuple(int(code) for code in _CODE_OF_TEXT.findall(text))
+
+
+def error_text(record: Record) -> str:
+    """vPIC's words for its codes: `ErrorText`, or `ErrorCode` itself in records of 2018."""
+    return record.text("ErrorText") or record.text("ErrorCode")
