@@ -29,7 +29,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.client import responses
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import ultravin
@@ -37,24 +37,14 @@ import ultravin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from typing_extensions import Self
-
 BASE_PATH = "/api/vehicles/"
 BATCH = "decodevinvaluesbatch"
 BATCH_LIMIT = 50
+REMEMBERED = 16_384
 FLAT = ("decodevinvalues", "decodevinvaluesextended")
 VARIABLES = ("decodevin", "decodevinextended")
 
 _JSON, _XML, _HTML = "application/json", "application/xml; charset=utf-8", "text/html"
-_HEADERS = (
-    "Cache-Control: no-cache",
-    "Pragma: no-cache",
-    "Expires: -1",
-    "Vary: Accept-Encoding",
-    "X-Content-Type-Options: nosniff",
-    "X-Frame-Options: SAMEORIGIN",
-    "Strict-Transport-Security: max-age=31536000 ; includeSubDomains ; preload",
-)
 _MESSAGE = (
     "Results returned successfully. NOTE: Any missing decoded values should be interpreted as"
     " NHTSA does not have data on the specific variable. Missing value should NOT be interpreted"
@@ -88,14 +78,17 @@ WheelBaseShort WheelBaseType WheelSizeFront WheelSizeRear WheelieMitigation Whee
 """
 FLAT_KEYS = tuple(_KEYS.split())
 _ID_KEYS = {26: "MakeID", 27: "ManufacturerId", 28: "ModelID"}
-_NOTICES = (142, 143, 144, 156, 191, 196)
 _NCSA = {"NCSA Body Type": 96, "NCSA Make": 97, "NCSA Model": 98, "NCSA Note": 186}
 _OTHER_VINS = ("1FTMW1T88MFA00001", "WA1A4AFY2J2008189")
 
 
 @dataclass
 class Call:
-    """One call as the server received it; `status` is None until, and unless, it is answered."""
+    """One call as the server received it.
+
+    `path` is as sent, `endpoint` in lower case, `vins` upper-cased and trimmed, as vPIC does.
+    `status` is None until, and unless, an answer goes out.
+    """
 
     method: str
     path: str
@@ -105,6 +98,9 @@ class Call:
     years: tuple[int | None, ...]
     at: float
     status: int | None = None
+    endpoint: str = ""
+    subject: str = ""
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,10 @@ class Answer:
         lines = [
             f"HTTP/1.1 {self.status} {responses.get(self.status, 'Unknown')}",
             f"Content-Type: {self.content_type}",
-            *_HEADERS,
+            "Cache-Control: no-cache",
+            "Pragma: no-cache",
+            "Expires: -1",
+            "Vary: Accept-Encoding",
             f"Date: {formatdate(usegmt=True)}",
             f"Connection: {'keep-alive' if keep_alive else 'close'}",
             *self.headers,
@@ -170,12 +169,8 @@ def _as_xml(answer: Answer) -> Answer:
 
 
 def flat_record(vin: str, year: int | None = None) -> dict[str, str]:
-    """Return the flat record that the server answers for this VIN."""
-    return _flattened(_normalised(vin), ultravin.decode(vin, year=year, full=True)["elements"])
-
-
-def _normalised(vin: str) -> str:
-    return vin.strip().upper()
+    """Return the flat record that the server answers for this VIN, given in upper case."""
+    return _flattened(vin, ultravin.decode(vin, year=year, full=True)["elements"])
 
 
 def _flattened(vin: str, elements: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -189,56 +184,30 @@ def _flattened(vin: str, elements: Sequence[Mapping[str, Any]]) -> dict[str, str
 
 def _rows(vin: str, year: int | None, extended: bool) -> list[str]:
     """Return DecodeVin's rows as JSON: every variable, a repeated value as a repeated row."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: dict[str, list[tuple[str | None, str]]] = {}
     for each in ultravin.decode(vin, year=year, full=True)["elements"]:
         value_id = each["attribute_id"] if each["data_type"] == "lookup" else ""
         found.setdefault(each["code"], []).append((each["value"], value_id))
     names = [(e["variable"], e["element_id"], e["code"]) for e in ultravin.ELEMENTS.values()]
-    names.sort(key=lambda name: name[1] not in _NOTICES)
     if extended:
         names += [(name, number, "") for name, number in _NCSA.items()]
-    return [
-        _dumps({"Value": value or None, "ValueId": value_id, "Variable": name, "VariableId": number})
+    rows = (
+        {"Value": value, "ValueId": value_id, "Variable": name, "VariableId": number}
         for name, number, code in names
-        for value, value_id in found.get(code, [("", "")])
-    ]
-
-
-class _Origin:
-    """Flat records as JSON text, the most recently asked ones remembered."""
-
-    def __init__(self, size: int = 16_384) -> None:
-        self._size = size
-        self._texts: OrderedDict[tuple[str, int | None], str] = OrderedDict()
-
-    def texts(self, vins: Sequence[str], years: Sequence[int | None]) -> list[str]:
-        asked = list(zip(vins, years, strict=True))
-        self._decode([key for key in dict.fromkeys(asked) if key not in self._texts])
-        for key in asked:
-            self._texts.move_to_end(key)
-        texts = [self._texts[key] for key in asked]
-        while len(self._texts) > self._size:
-            self._texts.popitem(last=False)
-        return texts
-
-    def _decode(self, keys: Sequence[tuple[str, int | None]]) -> None:
-        years = [year for _, year in keys]
-        decoded = ultravin.decode_batch([vin for vin, _ in keys], years=years, full=True)
-        for key, each in zip(keys, decoded, strict=True):
-            self._texts[key] = _dumps(_flattened(key[0], each["elements"]))
+        for value, value_id in found.get(code, [(None, "")])
+    )
+    return [_dumps(row) for row in rows]
 
 
 Results: TypeAlias = "list[dict[str, Any]]"
 Spoiler: TypeAlias = "Callable[[Answer], Answer]"
 Delivery = Literal["whole", "half", "half, then reset", "nothing", "silence"]
+Ending: TypeAlias = 'tuple[bytes, Literal["keep", "close", "reset"]]'
 
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """One way for an answer to go wrong: another answer, another delivery, or both.
-
-    The ready-made ones are attributes, those that need an argument are static methods.
-    """
+    """One way for an answer to go wrong; those that need an argument are static methods."""
 
     name: str
     spoil: Spoiler = field(default=lambda answer: answer, repr=False)
@@ -247,7 +216,7 @@ class Fault:
 
     html_200: ClassVar[Fault]  # status 200 with an HTML page
     xml_200: ClassVar[Fault]  # status 200 with XML although JSON was asked
-    truncated: ClassVar[Fault]  # the right Content-Length, half of the body, then the connection ends
+    truncated: ClassVar[Fault]  # half of the body, then the connection ends
     truncated_json: ClassVar[Fault]  # complete HTTP that carries the first half of the JSON
     reset: ClassVar[Fault]  # a TCP reset in the middle of the body
     close: ClassVar[Fault]  # the connection ends before any byte of the answer
@@ -282,7 +251,7 @@ class Fault:
     @staticmethod
     def huge(size: int, declared: bool = True) -> Fault:
         """Fill the right answer with blanks up to this size; `declared` sends Content-Length."""
-        return Fault(f"huge({size})", lambda a: replace(a, body=a.body.ljust(size), declared=declared))
+        return Fault("huge", lambda a: replace(a, body=a.body.ljust(size), declared=declared))
 
 
 def _results(change: Callable[[Results], Results | None]) -> Spoiler:
@@ -302,20 +271,19 @@ def _for_another_vin(results: Results) -> Results:
     return [flat_record(next(vin for vin in _OTHER_VINS if vin not in asked)), *results[1:]]
 
 
-def _without_keys(results: Results) -> Results:
-    left_out = ("VIN", "ErrorCode")
-    return [{k: v for k, v in each.items() if k not in left_out} for each in results]
+def _anonymous(results: Results) -> Results:
+    return [{k: each[k] for k in each if k not in ("VIN", "ErrorCode")} for each in results]
 
 
-def _halved(answer: Answer) -> Answer:
-    return replace(answer, body=answer.body[: len(answer.body) // 2])
+def _body(change: Callable[[bytes], bytes]) -> Spoiler:
+    return lambda answer: replace(answer, body=change(answer.body))
 
 
 _NO_FAULT = Fault("none")
 Fault.html_200 = Fault("html_200", lambda _: _page(200))
 Fault.xml_200 = Fault("xml_200", _as_xml)
 Fault.truncated = Fault("truncated", delivery="half")
-Fault.truncated_json = Fault("truncated_json", _halved)
+Fault.truncated_json = Fault("truncated_json", _body(lambda b: b[: len(b) // 2]))
 Fault.reset = Fault("reset", delivery="half, then reset")
 Fault.close = Fault("close", delivery="nothing")
 Fault.silence = Fault("silence", delivery="silence")
@@ -327,17 +295,8 @@ Fault.wrong_vin = Fault("wrong_vin", _results(_for_another_vin))
 Fault.null_results = Fault("null_results", _results(lambda _: None))
 Fault.not_json_object = Fault("not_json_object", lambda _: Answer(200, b"[]"))
 Fault.foreign_json = Fault("foreign_json", lambda _: Answer(200, b'{"hello":"world"}'))
-Fault.missing_keys = Fault("missing_keys", _results(_without_keys))
-Fault.invalid_utf8 = Fault("invalid_utf8", lambda a: replace(a, body=a.body.replace(b':"', b':"\xff', 1)))
-
-
-class _Request(NamedTuple):
-    """A call with what routing needs to know of it."""
-
-    call: Call
-    endpoint: str
-    criteria: str
-    as_json: bool
+Fault.missing_keys = Fault("missing_keys", _results(_anonymous))
+Fault.invalid_utf8 = Fault("invalid_utf8", _body(lambda b: b.replace(b':"', b':"\xff', 1)))
 
 
 class _Connection:
@@ -347,7 +306,7 @@ class _Connection:
         self._reader = reader
         self._writer = writer
 
-    async def request(self) -> _Request | None:
+    async def call(self) -> Call | None:
         """Read one call; None when the client has left between two of them."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -387,7 +346,7 @@ class _Connection:
         await self._writer.drain()
 
 
-def _understood(method: str, target: str, headers: dict[str, str], body: bytes) -> _Request:
+def _understood(method: str, target: str, headers: dict[str, str], body: bytes) -> Call:
     url = urlsplit(target)
     query = dict(parse_qsl(url.query, keep_blank_values=True))
     base, rest = url.path[: len(BASE_PATH)], url.path[len(BASE_PATH) :]
@@ -399,74 +358,57 @@ def _understood(method: str, target: str, headers: dict[str, str], body: bytes) 
     if endpoint == BATCH:
         asked = [entry.partition(",") for entry in fields.get("data", "").split(";")]
     asked = [entry for entry in asked if entry[0].strip()]
-    vins = tuple(_normalised(vin) for vin, _, _ in asked)
-    years = tuple(_year(year.strip()) for _, _, year in asked)
+    vins = tuple(vin.strip().upper() for vin, _, _ in asked)
+    sent = [year.strip() for _, _, year in asked]
+    years = tuple(int(y) if len(y) == 4 and y.isdecimal() else None for y in sent)
     call = Call(method, url.path, query, headers, vins, years, time.monotonic())
-    return _Request(call, endpoint, subject, fields.get("format", "").lower() == "json")
-
-
-def _year(text: str) -> int | None:
-    return int(text) if len(text) == 4 and text.isascii() and text.isdigit() else None
+    call.endpoint, call.subject = endpoint, subject
+    call.as_json = fields.get("format", "").lower() == "json"
+    return call
 
 
 class VpicServer:
     """vPIC's decoding endpoints on a loopback port, served from a thread of its own.
 
-    `latency`, `rate_limit`, `records` and `fault_for` may be changed while it runs. In `records`,
-    `fault_for` and `Call.vins` a VIN is upper-cased and trimmed, as vPIC does. A call over the
-    rate limit meets no fault; others meet the first one of: the queue of `fail_next`, `fault_for`,
-    `fail_always`, `fault_rates`. After `stop()`, `start()` listens on the same port again.
+    All settings may be changed while it runs. `records` (flat records to answer instead) and
+    `fault_for` are keyed by VIN in upper case. A call over the rate limit meets no fault; others
+    meet the first of: the queue of `fail_next`, `fault_for`, `fail_always`, `fault_rates`.
+    `port` 0 becomes a free one at `start()`, and is kept for a start after a `stop()`.
     """
 
-    def __init__(
-        self,
-        latency: float = 0.0,
-        rate_limit: RateLimit | None = None,
-        port: int = 0,
-    ) -> None:
-        """Prepare a server for this port, or for any free one."""
+    def __init__(self, latency: float = 0.0, rate_limit: RateLimit | None = None) -> None:
         self.latency = latency
         self.rate_limit = rate_limit
+        self.port = 0
         self.records: dict[str, Mapping[str, object]] = {}
-        self.fault_for: dict[str, Fault] = {}
-        self.calls: list[Call] = []
-        self.max_in_flight = 0
-        self.connections = 0
-        self._port = port
-        self._origin = _Origin()
+        self._texts: OrderedDict[tuple[str, int | None], str] = OrderedDict()
         self._in_flight = 0
-        self._admitted: deque[float] = deque()
-        self._queue: deque[Fault] = deque()
-        self._constant: Fault | None = None
-        self._shares: tuple[tuple[Fault, float], ...] = ()
-        self._random = random.Random(0)
         self._thread: threading.Thread | None = None
         self._request_stop: Callable[[], object] = lambda: None
+        self.reset()
 
     @property
     def url(self) -> str:
         """The base URL, with a slash at its end."""
-        return f"http://127.0.0.1:{self._port}{BASE_PATH}"
+        return f"http://127.0.0.1:{self.port}{BASE_PATH}"
 
-    def __enter__(self) -> Self:
-        """Start the server."""
+    def __enter__(self) -> VpicServer:
         self.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop the server."""
         self.stop()
 
     def start(self) -> None:
         """Listen, and return when calls are being answered."""
-        if self._thread is not None:
-            raise RuntimeError("the server is running already")
+        # The first decode loads the database, which must not pass for latency of the first call.
+        flat_record(_OTHER_VINS[0])
         # Bound here and not in the thread, so that a port in use raises where it can be caught.
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
         ready: Future[Callable[[], object]] = Future()
-        listening = self._listen(listener, ready)
-        self._thread = threading.Thread(target=asyncio.run, args=(listening,), daemon=True)
+        serving = self._listen(listener, ready)
+        self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()
         self._request_stop = ready.result()
 
@@ -479,14 +421,14 @@ class VpicServer:
 
     def reset(self) -> None:
         """Forget the calls, with their counters, and all faults; the other settings stay."""
-        self.calls.clear()
-        self.connections = 0
+        self.calls: list[Call] = []
         self.max_in_flight = 0
-        self._admitted.clear()
-        self._queue.clear()
-        self.fault_for.clear()
-        self._constant = None
-        self._shares = ()
+        self.connections = 0
+        self.fault_for: dict[str, Fault] = {}
+        self._admitted: deque[float] = deque()
+        self._queue: deque[Fault] = deque()
+        self._constant: Fault | None = None
+        self.fault_rates({})
 
     def fail_next(self, fault: Fault, times: int = 1) -> None:
         """Let the next `times` calls meet this fault, after those that are queued already."""
@@ -499,11 +441,9 @@ class VpicServer:
     def fault_rates(self, rates: Mapping[Fault, float], seed: int = 0) -> None:
         """Let each call meet a fault with its share (0 to 1), drawn from a seeded generator."""
         self._random = random.Random(seed)
-        self._shares = tuple(rates.items())
+        self._rates = dict(rates)
 
     async def _listen(self, listener: socket.socket, ready: Future[Callable[[], object]]) -> None:
-        # The first decode loads the database, which must not pass for latency of the first call.
-        flat_record(_OTHER_VINS[0])
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._serve, sock=listener, backlog=1024)
@@ -516,9 +456,8 @@ class VpicServer:
         self.connections += 1
         connection = _Connection(reader, writer)
         try:
-            while request := await connection.request():
-                if not await self._exchange(connection, request):
-                    break
+            while (call := await connection.call()) and await self._exchange(connection, call):
+                pass
             writer.close()
             await writer.wait_closed()
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
@@ -526,48 +465,43 @@ class VpicServer:
         finally:
             writer.transport.abort()
 
-    async def _exchange(self, connection: _Connection, request: _Request) -> bool:
+    async def _exchange(self, connection: _Connection, call: Call) -> bool:
         """Answer one call; true if the connection may carry another."""
-        self.calls.append(request.call)
+        self.calls.append(call)
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
-            last, then = await self._up_to_the_last_bytes(connection, request)
+            last, then = await self._up_to_the_last_bytes(connection, call)
         finally:
             # Before the last bytes leave: who has them may send the next call at once.
             self._in_flight -= 1
         await connection.finish(last, reset=then == "reset")
         return then == "keep"
 
-    async def _up_to_the_last_bytes(
-        self,
-        connection: _Connection,
-        request: _Request,
-    ) -> tuple[bytes, Literal["keep", "close", "reset"]]:
-        answer, fault = self._answer_and_fault(request)
+    async def _up_to_the_last_bytes(self, connection: _Connection, call: Call) -> Ending:
+        answer, fault = self._answer_and_fault(call)
         if self.latency and await connection.left_within(self.latency):
             return b"", "close"
         if fault.delivery == "silence":
             await connection.left_within(None)
         if fault.delivery in ("silence", "nothing"):
             return b"", "close"
-        keep = answer.declared and request.call.headers.get("connection", "").lower() != "close"
-        request.call.status = answer.status
+        keep = answer.declared and call.headers.get("connection", "").lower() != "close"
+        call.status = answer.status
         head = answer.head(keep)
         if fault.delivery != "whole":
-            half = head + _halved(answer).body
-            return half, "reset" if fault.delivery == "half, then reset" else "close"
+            half = answer.body[: len(answer.body) // 2]
+            return head + half, "reset" if fault.delivery == "half, then reset" else "close"
         data = head + answer.body
         if fault.seconds:
             data = await connection.drip(data, fault.seconds)
         return data, "keep" if keep else "close"
 
-    def _answer_and_fault(self, request: _Request) -> tuple[Answer, Fault]:
-        limit = self.rate_limit
-        if limit and not self._admits(limit, request.call.at):
-            return _page(429, limit.retry_after), _NO_FAULT
-        fault = self._fault(request.call)
-        return fault.spoil(self._answer(request)), fault
+    def _answer_and_fault(self, call: Call) -> tuple[Answer, Fault]:
+        if self.rate_limit and not self._admits(self.rate_limit, call.at):
+            return _page(429, self.rate_limit.retry_after), _NO_FAULT
+        fault = self._fault(call)
+        return fault.spoil(self._answer(call)), fault
 
     def _admits(self, limit: RateLimit, now: float) -> bool:
         while self._admitted and self._admitted[0] <= now - limit.per:
@@ -580,54 +514,54 @@ class VpicServer:
     def _fault(self, call: Call) -> Fault:
         if self._queue:
             return self._queue.popleft()
-        for vin in call.vins:
-            if vin in self.fault_for:
-                return self.fault_for[vin]
-        if self._constant or not self._shares:
-            return self._constant or _NO_FAULT
-        faults = [*(fault for fault, _ in self._shares), _NO_FAULT]
-        shares = [share for _, share in self._shares]
-        return self._random.choices(faults, [*shares, max(0.0, 1.0 - sum(shares))])[0]
+        named = (self.fault_for[vin] for vin in call.vins if vin in self.fault_for)
+        if fault := next(named, self._constant):
+            return fault
+        rates = {**self._rates, _NO_FAULT: max(0.0, 1.0 - sum(self._rates.values()))}
+        return self._random.choices([*rates], [*rates.values()])[0]
 
-    def _answer(self, request: _Request) -> Answer:
-        call, endpoint = request.call, request.endpoint
-        batch = endpoint == BATCH
-        if not batch and (endpoint not in FLAT + VARIABLES or not call.vins):
+    def _answer(self, call: Call) -> Answer:
+        batch = call.endpoint == BATCH
+        known = batch or (call.endpoint in FLAT + VARIABLES and call.vins)
+        if not known or call.method != ("POST" if batch else "GET"):
             message = f"No HTTP resource was found that matches the request URI '{call.path}'."
             return _refusal(404, message, "No action was found on the controller 'Vehicles'.")
-        if call.method != ("POST" if batch else "GET"):
-            message = f"The requested resource does not support http method '{call.method}'."
-            return _refusal(405, message, "")
         if batch and not 0 < len(call.vins) <= BATCH_LIMIT:
             detail = f"The parameter 'data' must hold 1 to {BATCH_LIMIT} VINs."
             return _refusal(400, "The request is invalid.", detail)
-        if endpoint in VARIABLES:
-            rows = _rows(call.vins[0], call.years[0], endpoint == VARIABLES[1])
-            answer = _envelope(f"VIN:{request.criteria}", rows)
+        if call.endpoint in VARIABLES:
+            rows = _rows(call.vins[0], call.years[0], call.endpoint == "decodevinextended")
+            answer = _envelope(f"VIN:{call.subject}", rows)
         else:
-            answer = self._records(request)
-        return answer if request.as_json else _as_xml(answer)
+            answer = _envelope("" if batch else f"VIN(s): {call.subject}", self._records(call))
+        return answer if call.as_json else _as_xml(answer)
 
-    def _records(self, request: _Request) -> Answer:
-        texts = self._origin.texts(request.call.vins, request.call.years)
-        for place, vin in enumerate(request.call.vins):
-            if vin in self.records:
-                texts[place] = _dumps(self.records[vin])
-        batch = request.endpoint == BATCH
-        return _envelope("" if batch else f"VIN(s): {request.criteria}", texts)
+    def _records(self, call: Call) -> list[str]:
+        """Return the flat records as JSON text, the most recently asked ones from memory."""
+        asked = list(zip(call.vins, call.years, strict=True))
+        new = [key for key in dict.fromkeys(asked) if key not in self._texts]
+        vins, years = [vin for vin, _ in new], [year for _, year in new]
+        for key, each in zip(new, ultravin.decode_batch(vins, years=years, full=True), strict=True):
+            self._texts[key] = _dumps(_flattened(key[0], each["elements"]))
+        for key in asked:
+            self._texts.move_to_end(key)
+        texts = [self._texts[key] for key in asked]
+        while len(self._texts) > REMEMBERED:
+            self._texts.popitem(last=False)
+        overrides = [self.records.get(vin) for vin in call.vins]
+        return [text if o is None else _dumps(o) for o, text in zip(overrides, texts, strict=True)]
 
 
 @contextlib.contextmanager
 def black_hole() -> Iterator[str]:
     """Yield a base URL whose TCP connects are neither accepted nor refused."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
+    with socket.socket() as listener, contextlib.ExitStack() as fillers:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         # Linux ignores connects to a full backlog, and how many fill it is the kernel's affair:
         # those that come through are held until one does not.
         for _ in range(16):
-            filler = stack.enter_context(socket.socket())
+            filler = fillers.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
             if not select.select([], [filler], [], 0.1)[1]:
@@ -652,7 +586,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     options = parser.parse_args()
-    with VpicServer(options.latency, port=options.port) as server:
+    server = VpicServer(options.latency)
+    server.port = options.port
+    with server:
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):

@@ -179,6 +179,29 @@ class Cache:
                 raise
 
 
+@contextmanager
+def snapshot(path: str | Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees the cache as it stands now, whatever is written meanwhile.
+
+    It has its own read transaction, ended with the context. Raises `CacheError`
+    for a file that is not there or is no cache.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CacheError(f"There is no cache {path}.")
+    connection = _connect(path, WRITE_TIMEOUT)
+    try:
+        connection.execute("PRAGMA query_only = 1")
+        # The transaction begins with the first read, not with BEGIN.
+        connection.execute("BEGIN")
+        connection.execute(f"SELECT 1 FROM {VEHICLES} LIMIT 1").fetchone()  # noqa: S608
+        yield connection
+    except sqlite3.Error as error:
+        raise CacheError(f"{path} cannot be read as a cache: {error}.") from error
+    finally:
+        connection.close()
+
+
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False, isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")

@@ -320,7 +320,8 @@ class Lookup:
                 # It is there, and a VIN that it chokes on must not shut it off for others.
                 self._breaker.succeeded()
             elif self._breaker.failed(error.retry_after):
-                log.warning("vPIC is away: %s. It will be asked again in %.0f seconds", error, self._breaker.pause)
+                stand_in = "; the embedded database answers" if self.settings.source == "auto" else ""
+                log.warning("%s%s. vPIC is asked again in %.0f seconds", error, stand_in, self._breaker.pause)
             raise
         except BaseException:
             self._breaker.abandoned()

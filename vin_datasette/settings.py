@@ -176,7 +176,7 @@ class Settings:
         for each in fields(cls):
             variable = ENVIRONMENT_PREFIX + each.name.upper()
             for origin, said in (
-                (f"the option {each.name}", options.get(each.name)),
+                (f"the setting {each.name}", options.get(each.name)),
                 (f"the environment variable {variable}", environ.get(variable) or None),
                 (f"the plugin setting {each.name}", config.get(each.name)),
             ):

@@ -83,6 +83,18 @@ class Vehicle:
         """The value under a flat vPIC key, "" when it is absent."""
         return self.record.text(key)
 
+    def six_fields(self, *, cached: bool) -> dict[str, str | bool]:
+        """The contract's answer at every door: six fields in their order, strings but
+        for the last; "" for what vPIC leaves out."""
+        return {
+            "Input VIN Requested": str(self.vin),
+            "Make": self.make,
+            "Model": self.model,
+            "Model Year": self["ModelYear"],
+            "Body Class": self.body_class,
+            "Cached Result?": cached,
+        }
+
     def columns(self) -> dict[str, Value]:
         """The typed attributes by column name, in the order of the table."""
         return {attribute.column: attribute.read(self.record) for attribute in ATTRIBUTES}

@@ -1,0 +1,329 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from vin_datasette import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TextIO
+
+    from vin_datasette.settings import Settings
+    from vin_datasette.vehicle import Rejection, Vehicle
+
+FOUND, NOT_FOUND, USAGE = 0, 1, 2
+"""Exit codes: all were found; some were not, or could not be asked; the call itself was wrong."""
+
+
+class CannotRun(click.ClickException):
+    """A setting or a cache with which nothing can be done."""
+
+    exit_code = USAGE
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all commands take, in the order of their help."""
+    options = (
+        click.option(
+            "--db",
+            metavar="PATH",
+            help="The cache, an SQLite file; made when it is not there.  [env: VIN_DATASETTE_DB; default: vin.db]",
+        ),
+        click.option(
+            "--source",
+            type=click.Choice(["auto", "vpic", "embedded"]),
+            help="Who is asked: the DOT's API, its database embedded here, or auto: the one, and the other when the "
+            "one cannot be reached.  [env: VIN_DATASETTE_SOURCE; default: auto]",
+        ),
+        click.option(
+            "--vpic-url",
+            metavar="URL",
+            help="Where vPIC's API is.  [env: VIN_DATASETTE_VPIC_URL; default: the DOT's]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vin-datasette")
+def cli() -> None:
+    """A VIN becomes a vehicle.
+
+    Vehicles are looked up with the US DOT's vPIC and kept in an SQLite cache that
+    Datasette browses.
+
+    Every setting is also an environment variable, VIN_DATASETTE_<NAME>. Exit codes: 0 when
+    all was found, 1 when some was not, 2 when the call was wrong.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+@cli.command()
+@click.argument("vin")
+@click.option("--model-year", type=click.IntRange(1980, 2100), help="A hint to vPIC; only where it is known for sure.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--full", is_flag=True, help="Print the whole record under vPIC's own keys.")
+@settings_options
+def lookup(vin: str, model_year: int | None, as_json: bool, full: bool, **options: Any) -> None:
+    """Print the vehicle that a VIN names: the six fields of the contract, or the whole record."""
+    from vin_datasette import portal
+    from vin_datasette.cache import CacheError
+    from vin_datasette.lookup import Lookup
+    from vin_datasette.sources import SourceError
+    from vin_datasette.vehicle import Rejection
+
+    async def ask() -> Any:
+        async with Lookup(_settings(options)) as path:
+            return await path.answer(vin, model_year=model_year)
+
+    try:
+        answer = portal.run(ask())
+    except SourceError as error:
+        _fail(f"No source could be asked: {error}.")
+    except CacheError as error:
+        raise CannotRun(str(error)) from None
+    if isinstance(answer.result, Rejection):
+        _fail(_told(answer.result))
+    shown = _whole(answer.result) if full else answer.result.six_fields(cached=answer.cached)
+    if as_json:
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    else:
+        _print_columns(shown)
+
+
+@cli.command()
+@click.argument("vins", metavar="[VIN]...", nargs=-1)
+@click.option(
+    "-f",
+    "--file",
+    "source_file",
+    type=click.File(encoding="utf-8-sig"),
+    help="A file of VINs, one a line; - is standard input.",
+)
+@click.option("--silent", is_flag=True, help="No progress bar.")
+@settings_options
+def fetch(vins: tuple[str, ...], source_file: TextIO | None, silent: bool, **options: Any) -> None:
+    """Bring many VINs into the cache; what is there already is not asked again.
+
+    Prints a line for each VIN that was rejected, and a summary.
+    """
+    from vin_datasette import portal
+    from vin_datasette.cache import CacheError
+    from vin_datasette.lookup import Failure, Lookup
+    from vin_datasette.vehicle import Rejection
+
+    if not vins and source_file is None:
+        raise click.UsageError("Give VINs, or a file of them with -f.")
+    tally: Counter[str] = Counter()
+    began = time.monotonic()
+    asked = _vins(vins, source_file)
+    shows = sys.stderr.isatty() and not silent
+    known = len(vins) if source_file is None else None
+
+    async def ask() -> None:
+        with (
+            click.progressbar(length=known, label="Looking up", file=sys.stderr, show_pos=True)
+            if shows
+            else nullcontext() as bar
+        ):
+            async with Lookup(_settings(options)) as path:
+                async for outcome in path.answers(asked):
+                    tally["asked"] += 1
+                    if isinstance(outcome, Failure):
+                        tally["failed"] += 1
+                        click.echo(f"{outcome.vin}: no source could be asked: {outcome.reason}", err=True)
+                    elif isinstance(outcome.result, Rejection):
+                        tally["rejected"] += 1
+                        click.echo(_told(outcome.result), err=True)
+                    else:
+                        tally["cached" if outcome.cached else "fetched"] += 1
+                        if not outcome.cached:
+                            tally[f"by {outcome.result.source}"] += 1
+                    if bar:
+                        bar.update(1)
+
+    try:
+        portal.run(ask())
+    except CacheError as error:
+        raise CannotRun(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise CannotRun(f"The file is no text in UTF-8: {error}.") from None
+    finally:
+        click.echo(_summary(tally, time.monotonic() - began))
+    if tally["rejected"] or tally["failed"]:
+        sys.exit(NOT_FOUND)
+
+
+@cli.command()
+@click.argument("vins", metavar="VIN...", nargs=-1, required=True)
+@settings_options
+def remove(vins: tuple[str, ...], **options: Any) -> None:
+    """Forget VINs. Prints true for each that the cache held an answer for, else false."""
+    import sqlite3
+
+    from vin_datasette.cache import Cache, CacheError
+    from vin_datasette.vin import VIN, InvalidVIN
+
+    cache = Cache(_settings(options).db)
+    missing = False
+    for text in vins:
+        try:
+            removed = cache.remove(VIN(text))
+        except InvalidVIN as error:
+            removed = False
+            click.echo(f"{text[:40]}: {error}", err=True)
+        except (sqlite3.Error, CacheError) as error:
+            raise CannotRun(f"Nothing was removed for {text}: {error}") from None
+        missing |= not removed
+        click.echo(json.dumps(removed))
+    cache.close()
+    sys.exit(NOT_FOUND if missing else FOUND)
+
+
+@cli.command()
+@click.argument("out", metavar="OUT.parquet|-", type=click.Path(dir_okay=False, allow_dash=True))
+@settings_options
+def export(out: str, **options: Any) -> None:
+    """Write all vehicles of the cache to a Parquet file, or to standard output (-)."""
+    from vin_datasette.cache import CacheError
+    from vin_datasette.parquet import write_file, write_to
+
+    settings = _settings(options)
+    if out == "-" and sys.stdout.isatty():
+        raise CannotRun("A Parquet file is nothing to read on a terminal; name a file or a pipe.")
+    try:
+        size = write_to(settings.db, sys.stdout.buffer) if out == "-" else write_file(settings.db, out)
+    except CacheError as error:
+        raise CannotRun(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _fail(f"{out} could not be written: {error.strerror or error}.")
+    click.echo(f"{size:,} bytes", err=True)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "-p", "--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="The port to listen on."
+)
+@click.argument("datasette_options", metavar="[-- DATASETTE OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
+@settings_options
+def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: Any) -> None:
+    """Start Datasette with the plugin and the cache.
+
+    What follows -- is passed to datasette serve. On a loopback address everyone who
+    reaches it may look up, remove and export, unless settings say otherwise.
+    """
+    from datasette.cli import cli as datasette_cli
+
+    from vin_datasette.cache import Cache, CacheError
+
+    settings = _settings(options)
+    cache = Cache(settings.db)
+    try:
+        cache.open()
+    except CacheError as error:
+        raise CannotRun(str(error)) from None
+    cache.close()
+    # The plugin reads its settings where it stands, in the server; this process becomes that server.
+    os.environ["VIN_DATASETTE_DB"] = str(settings.db.resolve())
+    os.environ["VIN_DATASETTE_SOURCE"] = settings.source
+    os.environ["VIN_DATASETTE_VPIC_URL"] = settings.vpic_url
+    if _is_loopback(host) and settings.allow_remove is None and not _listens_elsewhere(datasette_options):
+        os.environ["VIN_DATASETTE_ALLOW_REMOVE"] = "true"
+        click.echo(f"Whoever reaches {host} port {port} may look up, remove and export.", err=True)
+    datasette_cli.main(
+        ["serve", str(settings.db), "--host", host, "--port", str(port), *datasette_options],
+        prog_name="datasette",
+    )
+
+
+def main() -> None:
+    """The entry point `vin-datasette`."""
+    cli(prog_name="vin-datasette")
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from vin_datasette.settings import SettingError, Settings
+
+    try:
+        return Settings.load(options)
+    except SettingError as error:
+        raise CannotRun(str(error)) from None
+
+
+def _vins(given: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
+    yield from given
+    for line in file or ():
+        if line.strip():
+            yield line
+
+
+def _whole(vehicle: Vehicle) -> dict[str, Any]:
+    record = vehicle.record
+    provenance = {
+        "source": record.source,
+        "source_version": record.source_version,
+        "fetched_at": record.fetched_at.isoformat().replace("+00:00", "Z"),
+    }
+    return {"vin": str(record.vin), **provenance, "warnings": list(vehicle.warnings), "record": dict(record.values)}
+
+
+def _print_columns(shown: dict[str, Any]) -> None:
+    """Names and values in two columns; of a whole record only what has a value."""
+    record = shown.pop("record", {})
+    rows = {**shown, **{key: value for key, value in record.items() if value}}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        text = json.dumps(value) if isinstance(value, (bool, list)) else "" if value is None else str(value)
+        click.echo(f"{name:<{width}}  {text}".rstrip())
+
+
+def _told(rejection: Rejection) -> str:
+    """A rejection in one line, with the VIN that was likely meant."""
+    meant = f" Suggested: {rejection.suggested_vin}" if rejection.suggested_vin else ""
+    return f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}"
+
+
+def _summary(tally: Counter[str], seconds: float) -> str:
+    sources = [f"{tally[f'by {source}']:,} by {source}" for source in ("vpic", "embedded") if tally[f"by {source}"]]
+    fetched = f"{tally['fetched']:,} fetched" + (f" ({', '.join(sources)})" if sources else "")
+    parts = [f"{tally['cached']:,} cached", fetched, f"{tally['rejected']:,} rejected", f"{tally['failed']:,} failed"]
+    return f"{tally['asked']:,} asked: {', '.join(parts)}; {seconds:.1f} seconds"
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listens_elsewhere(datasette_options: Iterable[str]) -> bool:
+    """Whether options passed on may change the address after all."""
+    return any(option.startswith(("-h", "--host", "--uds")) for option in datasette_options)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(NOT_FOUND)
+
+
+if __name__ == "__main__":
+    main()

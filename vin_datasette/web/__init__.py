@@ -1,0 +1,24 @@
+"""The Datasette door. Datasette looks for hooks, and beside them for `templates/` and
+`static/`, in the package that its entry point names: this one."""
+
+from vin_datasette.web.plugin import (
+    get_metadata as get_metadata,
+)
+from vin_datasette.web.plugin import (
+    menu_links as menu_links,
+)
+from vin_datasette.web.plugin import (
+    permission_allowed as permission_allowed,
+)
+from vin_datasette.web.plugin import (
+    permission_resources_sql as permission_resources_sql,
+)
+from vin_datasette.web.plugin import (
+    register_actions as register_actions,
+)
+from vin_datasette.web.plugin import (
+    register_routes as register_routes,
+)
+from vin_datasette.web.plugin import (
+    startup as startup,
+)

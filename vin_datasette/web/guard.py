@@ -1,0 +1,120 @@
+"""Who may do what: the permissions of the plugin, and what every write has to pass.
+
+The one place that knows how Datasette 0.65 and 1.0 differ in permissions.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from datasette import Forbidden
+from datasette.utils import actor_matches_allow
+
+from vin_datasette.schema import VEHICLES
+from vin_datasette.web.state import settings_of, state_of
+
+if TYPE_CHECKING:
+    from datasette import Request
+    from datasette.app import Datasette
+
+Action = Literal["vin-lookup", "vin-remove", "vin-export"]
+
+ACTIONS: dict[Action, str] = {
+    "vin-lookup": "Ask a source for a VIN that is not cached",
+    "vin-remove": "Remove a VIN from the cache",
+    "vin-export": "Export the cache",
+}
+"""The plugin's permissions. Each also requires `view-table` on the vehicles."""
+
+_ALLOW_SETTINGS = {"vin-lookup": "allow_lookup", "vin-remove": "allow_remove", "vin-export": "allow_export"}
+
+
+def plugin_allows(datasette: Datasette, actor: dict[str, Any] | None, action: str) -> bool | None:
+    """What the plugin says of an actor, before Datasette's own rules: the setting
+    `allow_…` where there is one; else `vin-lookup` and `vin-export` for everyone who
+    may see the table, and `vin-remove` for `root` alone. None for others' actions."""
+    if action not in _ALLOW_SETTINGS:
+        return None
+    block = getattr(settings_of(datasette), _ALLOW_SETTINGS[action])
+    if block is not None:
+        return bool(actor_matches_allow(actor, block))
+    return action != "vin-remove" or (actor or {}).get("id") == "root"
+
+
+async def may_see(datasette: Datasette, actor: dict[str, Any] | None) -> bool:
+    """Whether an actor may see the table of vehicles."""
+    database = state_of(datasette).database
+    if hasattr(datasette, "allowed"):
+        return await _allowed(datasette, actor, "view-table", database)
+    try:
+        await datasette.ensure_permissions(
+            actor, [("view-table", (database, VEHICLES)), ("view-database", database), "view-instance"]
+        )
+    except Forbidden:
+        return False
+    return True
+
+
+async def may(datasette: Datasette, actor: dict[str, Any] | None, action: Action) -> bool:
+    """Whether an actor has one of the plugin's permissions, and may see the table."""
+    database = state_of(datasette).database
+    if hasattr(datasette, "allowed"):
+        return await _allowed(datasette, actor, action, database)
+    return await may_see(datasette, actor) and bool(
+        await datasette.permission_allowed(actor, action, resource=(database, VEHICLES), default=False)
+    )
+
+
+async def _allowed(datasette: Datasette, actor: dict[str, Any] | None, action: str, database: str) -> bool:
+    from datasette.resources import TableResource
+
+    resource = TableResource(database=database, table=VEHICLES)
+    return bool(await datasette.allowed(action=action, resource=resource, actor=actor))
+
+
+def write_refusal(datasette: Datasette, request: Request) -> str | None:
+    """Why a request may not change anything, whoever sends it, or None.
+
+    Datasette 0.65 checks only requests with a cookie for where they come from, and
+    neither it nor 1.0 notices a foreign host name that was rebound to loopback. So
+    this looks at `Sec-Fetch-Site` and `Origin`, which browsers do not let a page
+    forge, and, where the server is bound to loopback, at `Host`.
+    """
+    headers = request.headers
+    host = _host_and_port(f"//{headers.get('host', '')}")
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return "This page of another site may not change the cache."
+    origin = headers.get("origin")
+    if origin is not None and _host_and_port(origin) != host:
+        return "This page of another origin may not change the cache."
+    if _bound_to_loopback(request) and not _is_loopback(host[0]):
+        if host[0] not in settings_of(datasette).hosts:
+            return (
+                f"This server is bound to loopback and is not known as {host[0] or 'nothing'}; see the setting hosts."
+            )
+    return None
+
+
+def _host_and_port(url: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(url)
+        default = {"http": 80, "https": 443}.get(parts.scheme)
+        return (parts.hostname or "").rstrip("."), parts.port if parts.port != default else None
+    except ValueError:
+        return "", None
+
+
+def _bound_to_loopback(request: Request) -> bool:
+    server = request.scope.get("server")
+    return bool(server and _is_loopback(str(server[0])))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

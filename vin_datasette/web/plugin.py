@@ -1,0 +1,111 @@
+"""Hooks, and nothing else. Those that one Datasette does not know are ignored by it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from datasette import hookimpl
+
+from vin_datasette.web import guard, routes
+from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES
+from vin_datasette.web.state import settings_of, start, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from datasette import Request
+    from datasette.app import Datasette
+
+_ROUTES: tuple[tuple[str, Callable[..., Awaitable[Any]]], ...] = (
+    (r"/lookup/(?P<vin>.*)$", routes.lookup),
+    (r"/lookup$", routes.page),
+    (r"/remove/(?P<vin>.*)$", routes.remove),
+    (r"/export$", routes.export),
+)
+
+
+@hookimpl
+def register_routes(datasette: Datasette) -> list[tuple[str, Callable[..., Awaitable[Any]]]]:
+    prefixes = ("/-/vin", "") if settings_of(datasette).short_routes else ("/-/vin",)
+    own = [(rf"^{prefix}{pattern}", view) for prefix in prefixes for pattern, view in _ROUTES]
+    return [*own, (r"^/-/vin\.json$", routes.state)]
+
+
+@hookimpl
+def startup(datasette: Datasette) -> Callable[[], Awaitable[None]]:
+    async def inner() -> None:
+        state = await start(datasette)
+        if hasattr(datasette, "set_column_metadata"):
+            await _describe(datasette, state.database)
+
+    return inner
+
+
+async def _describe(datasette: Datasette, database: str) -> None:
+    """Datasette 1.0 keeps metadata in its internal database and table configuration in
+    a dictionary; what the instance itself says there stays."""
+    configured = datasette.config.setdefault("databases", {}).setdefault(database, {}).setdefault("tables", {})
+    for table, shown in TABLES.items():
+        own = configured.setdefault(table, {})
+        for key in CONFIGURATION_KEYS:
+            own.setdefault(key, deepcopy(shown[key]))
+        known = await datasette.get_resource_metadata(database, table)
+        for key in ("title", "description"):
+            if not known.get(key):
+                await datasette.set_resource_metadata(database, table, key, shown[key])
+        for column, text in shown["columns"].items():
+            if not (await datasette.get_column_metadata(database, table, column)).get("description"):
+                await datasette.set_column_metadata(database, table, column, "description", text)
+
+
+@hookimpl
+def get_metadata(datasette: Datasette, database: str | None) -> dict[str, Any]:
+    """Datasette 0.65 asks for metadata at every turn and writes into what it is given."""
+    try:
+        own = state_of(datasette).database
+    except KeyError:
+        return {}
+    if database not in (None, own):
+        return {}
+    return {"databases": {own: {"tables": deepcopy(TABLES)}}}
+
+
+@hookimpl
+def permission_allowed(datasette: Datasette, actor: dict[str, Any] | None, action: str) -> bool | None:
+    """Datasette 0.65."""
+    return guard.plugin_allows(datasette, actor, action)
+
+
+@hookimpl
+def register_actions() -> list[Any]:
+    """Datasette 1.0."""
+    from datasette.permissions import Action
+    from datasette.resources import TableResource
+
+    return [
+        Action(name=name, description=text, resource_class=TableResource, also_requires="view-table")
+        for name, text in guard.ACTIONS.items()
+    ]
+
+
+@hookimpl
+def permission_resources_sql(datasette: Datasette, actor: dict[str, Any] | None, action: str) -> Any:
+    """Datasette 1.0."""
+    from datasette.permissions import PermissionSQL
+
+    allows = guard.plugin_allows(datasette, actor, action)
+    if allows is None:
+        return None
+    said = "allows" if allows else "does not allow"
+    return PermissionSQL.allow(reason=f"vin-datasette {said} {action}", _allow=allows)
+
+
+@hookimpl
+def menu_links(datasette: Datasette, actor: dict[str, Any] | None, request: Request) -> Callable[[], Awaitable[Any]]:
+    async def inner() -> list[dict[str, str]]:
+        if not await guard.may_see(datasette, actor):
+            return []
+        return [{"href": datasette.urls.path("/-/vin/lookup"), "label": "Look up a VIN"}]
+
+    return inner

@@ -1,0 +1,62 @@
+"""How Datasette shows the cache: descriptions, units, facets and order, unless the
+instance's own metadata says otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vin_datasette.attributes import ATTRIBUTES
+from vin_datasette.schema import REJECTIONS, VEHICLES
+
+if TYPE_CHECKING:
+    from vin_datasette.attributes import Attribute
+
+
+def _described(attribute: Attribute) -> str:
+    unit = f", in {attribute.unit}" if attribute.unit else ""
+    return f"{attribute.label}{unit}. {attribute.description} (vPIC element {attribute.element_id}, {attribute.key})"
+
+
+_PROVENANCE = {
+    "source": "Who answered: vpic (the DOT's API) or embedded (vPIC's own database, offline)",
+    "source_version": "Month of the embedded database's data",
+    "fetched_at": "When it was answered, UTC",
+    "notes": "What the lookup itself has to add",
+    "record": "The whole answer under vPIC's own keys, as it came",
+}
+
+TABLES: dict[str, dict[str, Any]] = {
+    VEHICLES: {
+        "title": "Vehicles",
+        "description": "Every vehicle looked up so far, as vPIC describes it.",
+        "facets": ["make", "model_year", "body_class"],
+        "sort_desc": "fetched_at",
+        "label_column": "vin",
+        "columns": {
+            "vin": "Vehicle identification number, 17 characters (ISO 3779)",
+            **{attribute.column: _described(attribute) for attribute in ATTRIBUTES},
+            "error_code": "vPIC's codes; 0 is clean, others beside it inform",
+            "warnings": "What vPIC remarks about an answer that stands",
+            **_PROVENANCE,
+        },
+    },
+    REJECTIONS: {
+        "title": "Rejections",
+        "description": "VINs for which vPIC has no vehicle, and why. Asked again after a day.",
+        "facets": ["error_code"],
+        "sort_desc": "fetched_at",
+        "label_column": "vin",
+        "columns": {
+            "vin": "The VIN asked for",
+            "reason": "Why there is no vehicle, in vPIC's words",
+            "error_code": "vPIC's codes",
+            "suggested_vin": "What vPIC believes was meant; ! marks a position in doubt",
+            "make": "The make, where vPIC could still tell",
+            **_PROVENANCE,
+        },
+    },
+}
+"""Table metadata in Datasette's own form. Columns are in the order of the schema."""
+
+CONFIGURATION_KEYS = ("facets", "sort_desc", "label_column")
+"""What Datasette 1.0 takes for configuration rather than metadata."""

@@ -1,0 +1,228 @@
+"""The routes: `/lookup`, `/remove`, `/export` and the plugin's state."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import sqlite3
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from datasette import Response
+from datasette.utils import add_cors_headers
+
+from vin_datasette import __version__, parquet
+from vin_datasette.cache import CacheError
+from vin_datasette.schema import VEHICLES
+from vin_datasette.sources import SourceError
+from vin_datasette.vehicle import Rejection, Vehicle
+from vin_datasette.vin import VIN, InvalidVIN
+from vin_datasette.web import guard
+from vin_datasette.web.state import state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from datasette import Request
+    from datasette.app import Datasette
+
+    from vin_datasette.lookup import Answer
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = 30
+"""Seconds after which to ask again, where no source says better."""
+
+
+async def lookup(request: Request, datasette: Datasette) -> Response:
+    """`GET /lookup/<vin>`: the six fields of the contract, as JSON.
+
+    404 for every VIN that cannot be looked up, 403 for who may not, 503 with
+    `Retry-After` when no source could be asked. How the answer came about is told
+    by `Cache-Status` (RFC 9211), `Age` (RFC 9111), `ETag` and `Vin-Source`.
+    """
+    refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
+    if refusal:
+        return refusal
+    text = _vin(request)
+    path = state_of(datasette).lookup
+    try:
+        answer = path.cached(text)
+        if answer is None:
+            if not await guard.may(datasette, request.actor, "vin-lookup"):
+                return error(
+                    datasette, "You may see cached vehicles, but not look up others: vin-lookup is needed.", 403
+                )
+            answer = await path.answer(text)
+    except SourceError as failure:
+        headers = {"Retry-After": str(round(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
+        return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
+    except CacheError as failure:
+        return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
+    if isinstance(answer.result, Rejection):
+        return error(datasette, answer.result.reason, 404, _provenance(answer))
+    return _json(datasette, request, answer.result.six_fields(cached=answer.cached), _provenance(answer))
+
+
+async def remove(request: Request, datasette: Datasette) -> Response:
+    """`POST` or `DELETE /remove/<vin>`: `true` when the cache held an answer for the
+    VIN and it is gone, else `false`. 403 for who may not, 405 for other methods, 503
+    when the cache cannot be written."""
+    refusal = _method_refusal(datasette, request, "POST", "DELETE")
+    if refusal:
+        return refusal
+    reason = guard.write_refusal(datasette, request)
+    if reason:
+        return error(datasette, reason, 403)
+    if not await guard.may(datasette, request.actor, "vin-remove"):
+        return error(datasette, "You may not remove vehicles from the cache: vin-remove is needed.", 403)
+    try:
+        removed = await state_of(datasette).lookup.remove(_vin(request))
+    except (sqlite3.Error, CacheError) as failure:
+        log.error("The cache could not be written: %s", failure)  # noqa: TRY400
+        return error(datasette, f"The cache could not be written: {failure}", 503, {"Retry-After": str(RETRY_AFTER)})
+    return _respond(datasette, json.dumps(removed), 200, {})
+
+
+async def export(
+    request: Request, datasette: Datasette, send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> Response | None:
+    """`GET /export`: all vehicles of the cache as one Parquet file, streamed. 403 for who may not."""
+    refusal = _method_refusal(datasette, request, "GET", "HEAD")
+    if refusal:
+        return refusal
+    if not await guard.may(datasette, request.actor, "vin-export"):
+        return error(datasette, "You may not export the cache: vin-export is needed.", 403)
+    parts = parquet.parquet_bytes(state_of(datasette).settings.db)
+    name = f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet"
+    headers = {"content-type": parquet.MEDIA_TYPE, "content-disposition": f'attachment; filename="{name}"'}
+    if datasette.cors:
+        add_cors_headers(headers)
+    try:
+        first = await asyncio.to_thread(next, parts)
+    except CacheError as failure:
+        return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
+    raw = [(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
+    part: bytes | None = first
+    while part is not None:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+        part = await asyncio.to_thread(next, parts, None)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return None
+
+
+async def state(request: Request, datasette: Datasette) -> Response:
+    """`GET /-/vin.json`: versions, rows, the health of the sources, what is in flight."""
+    refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
+    if refusal:
+        return refusal
+    own = state_of(datasette)
+    try:
+        rows: dict[str, int] | str = own.lookup.cache.counts()
+    except (sqlite3.Error, CacheError) as failure:
+        rows = str(failure)
+    body = {
+        "ok": True,
+        "version": __version__,
+        "database": own.database,
+        "table": VEHICLES,
+        "rows": rows,
+        **own.lookup.health(),
+    }
+    return _respond(datasette, json.dumps(body), 200, {})
+
+
+def error(datasette: Datasette, reason: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Datasette's error JSON: `ok`, `error`, `status`, `title`."""
+    body = {"ok": False, "error": reason, "status": status, "title": None}
+    return _respond(datasette, json.dumps(body, ensure_ascii=False), status, headers or {})
+
+
+_MISSED = "vin-datasette; fwd=uri-miss"
+
+
+def _provenance(answer: Answer) -> dict[str, str]:
+    record = answer.result.record
+    if record is None:
+        return {}
+    if not answer.cached:
+        return {"Vin-Source": record.source, "Cache-Status": f"{_MISSED}; stored" if answer.stored else _MISSED}
+    age = max(0, int((datetime.now(timezone.utc) - record.fetched_at).total_seconds()))
+    return {"Vin-Source": record.source, "Cache-Status": "vin-datasette; hit", "Age": str(age)}
+
+
+def _json(datasette: Datasette, request: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    text = json.dumps(body, ensure_ascii=False)
+    etag = f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
+    # Stored answers are to be asked about again: removal must be seen at once.
+    headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
+    known = [tag.strip().removeprefix("W/") for tag in (request.headers.get("if-none-match") or "").split(",")]
+    if etag in known or known == ["*"]:
+        return _respond(datasette, "", 304, headers)
+    return _respond(datasette, text, 200, headers)
+
+
+def _respond(datasette: Datasette, body: str, status: int, headers: dict[str, str]) -> Response:
+    if datasette.cors:
+        add_cors_headers(headers)
+    return Response(body, status=status, headers=headers, content_type="application/json")
+
+
+def _vin(request: Request) -> str:
+    return unquote(request.url_vars["vin"], errors="replace")
+
+
+def _method_refusal(datasette: Datasette, request: Request, *methods: str) -> Response | None:
+    if request.method in methods:
+        return None
+    allowed = ", ".join(methods)
+    return error(datasette, f"{request.method} is not allowed here; use {allowed}.", 405, {"Allow": allowed})
+
+
+async def _sight_refusal(datasette: Datasette, request: Request) -> Response | None:
+    if await guard.may_see(datasette, request.actor):
+        return None
+    return error(datasette, "You may not see the vehicles: view-table is needed.", 403)
+
+
+async def page(request: Request, datasette: Datasette) -> Response:
+    """`GET /lookup`: a page with one box. With `?vin=` it leads to the vehicle, or says why there is none."""
+    refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
+    if refusal:
+        return refusal
+    text = (request.args.get("vin") or "").strip()
+    own = state_of(datasette)
+    reason, suggested, status = None, None, 200
+    if text:
+        try:
+            answer = own.lookup.cached(text)
+            if answer is None and not await guard.may(datasette, request.actor, "vin-lookup"):
+                reason, status = "This VIN is not cached, and you may not look up others.", 403
+            else:
+                answer = answer or await own.lookup.answer(text)
+                if isinstance(answer.result, Vehicle):
+                    return Response.redirect(datasette.urls.row(own.database, VEHICLES, answer.result.vin))
+                reason, suggested, status = answer.result.reason, answer.result.suggested_vin, 404
+        except (SourceError, CacheError) as failure:
+            reason, status = f"No source could be asked: {failure}", 503
+    context = {
+        "vin": text[:64],
+        "reason": reason,
+        "suggested_vin": suggested if suggested and _is_vin(suggested) else None,
+        "table_path": datasette.urls.table(own.database, VEHICLES),
+        "page_path": datasette.urls.path("/-/vin/lookup"),
+    }
+    html = await datasette.render_template("vin_lookup.html", context, request=request)
+    return Response.html(html, status=status)
+
+
+def _is_vin(text: str) -> bool:
+    try:
+        VIN(text)
+    except InvalidVIN:
+        return False
+    return True

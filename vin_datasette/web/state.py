@@ -1,0 +1,95 @@
+"""What the plugin holds for one Datasette instance: its settings, its lookup, its database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import click
+from datasette.database import Database
+from datasette.utils import StartupError
+
+from vin_datasette.cache import CacheError
+from vin_datasette.lookup import Lookup
+from vin_datasette.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+log = logging.getLogger(__name__)
+
+PLUGIN_NAME = "vin-datasette"
+"""The key of the plugin's settings under `plugins:` in metadata.yml or datasette.yml."""
+
+
+class CannotStart(StartupError, click.ClickException):  # type: ignore[misc]
+    """A setting or a cache with which the server cannot start.
+
+    Datasette 1.0 turns the one base into a message, and click, under 0.65, the other.
+    """
+
+
+@dataclass(frozen=True)
+class State:
+    """One instance's lookup path, and the name of its cache among the databases."""
+
+    settings: Settings
+    lookup: Lookup
+    database: str
+
+
+_states: WeakKeyDictionary[Datasette, State] = WeakKeyDictionary()
+
+
+def state_of(datasette: Datasette) -> State:
+    """The state that `start` made. Raises `KeyError` before."""
+    return _states[datasette]
+
+
+def settings_of(datasette: Datasette) -> Settings:
+    """The settings of an instance, a relative path of the cache taken from the folder
+    that Datasette was given as its configuration. Raises `CannotStart`."""
+    try:
+        settings = Settings.load(config=_configuration(datasette))
+    except SettingError as error:
+        raise CannotStart(str(error)) from None
+    folder = datasette.config_dir
+    return replace(settings, db=Path(folder) / settings.db) if folder else settings
+
+
+def _configuration(datasette: Datasette) -> dict[str, Any]:
+    configuration = datasette.plugin_config(PLUGIN_NAME) or {}
+    if not isinstance(configuration, dict):
+        raise SettingError(f"The settings of {PLUGIN_NAME} must be names with values, not {configuration!r}.")
+    return configuration
+
+
+async def start(datasette: Datasette) -> State:
+    """Open the cache, attach it unless the instance has it, and remember both. Raises `CannotStart`."""
+    settings = settings_of(datasette)
+    lookup = Lookup(settings)
+    try:
+        await asyncio.to_thread(lookup.cache.open)
+    except CacheError as error:
+        raise CannotStart(str(error)) from None
+    state = State(settings, lookup, _attached(datasette, settings.db) or _attach(datasette, settings.db))
+    _states[datasette] = state
+    return state
+
+
+def _attached(datasette: Datasette, path: Path) -> str | None:
+    for name, database in datasette.databases.items():
+        if database.path and Path(database.path).exists() and path.samefile(database.path):
+            if not database.is_mutable:
+                log.warning("%s is served as immutable: what is looked up will not be seen in its pages", path)
+            return str(name)
+    return None
+
+
+def _attach(datasette: Datasette, path: Path) -> str:
+    database = Database(datasette, path=str(path), is_mutable=True)
+    return str(datasette.add_database(database, name=path.stem).name)
