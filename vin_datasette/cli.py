@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -18,6 +17,8 @@ from vin_datasette import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
+
+    from click._termui_impl import ProgressBar
 
     from vin_datasette.settings import Settings
     from vin_datasette.vehicle import Rejection, Vehicle
@@ -109,62 +110,61 @@ def lookup(vin: str, model_year: int | None, as_json: bool, full: bool, **option
 @click.option(
     "-f",
     "--file",
-    "source_file",
+    "listed",
     type=click.File(encoding="utf-8-sig"),
     help="A file of VINs, one a line; - is standard input.",
 )
 @click.option("--silent", is_flag=True, help="No progress bar.")
 @settings_options
-def fetch(vins: tuple[str, ...], source_file: TextIO | None, silent: bool, **options: Any) -> None:
+def fetch(vins: tuple[str, ...], listed: TextIO | None, silent: bool, **options: Any) -> None:
     """Bring many VINs into the cache; what is there already is not asked again.
 
     Prints a line for each VIN that was rejected, and a summary.
     """
     from vin_datasette import portal
     from vin_datasette.cache import CacheError
+
+    if not vins and listed is None:
+        raise click.UsageError("Give VINs, or a file of them with -f.")
+    settings = _settings(options)
+    tally: Counter[str] = Counter()
+    began = time.monotonic()
+    # Without a terminal there is nothing to draw on, and a pipe wants no bar.
+    hidden = silent or not sys.stderr.isatty()
+    bar: ProgressBar[int]
+    with click.progressbar(
+        length=None if listed else len(vins), label="Looking up", file=sys.stderr, show_pos=True, hidden=hidden
+    ) as bar:
+        try:
+            portal.run(_fetch(settings, _vins(vins, listed), tally, bar))
+        except CacheError as error:
+            raise CannotRun(str(error)) from None
+        except UnicodeDecodeError as error:
+            raise CannotRun(f"The file is no text in UTF-8: {error}.") from None
+    click.echo(_summary(tally, time.monotonic() - began))
+    if tally["rejected"] or tally["failed"]:
+        sys.exit(NOT_FOUND)
+
+
+async def _fetch(settings: Settings, vins: Iterable[str], tally: Counter[str], bar: ProgressBar[int]) -> None:
     from vin_datasette.lookup import Failure, Lookup
     from vin_datasette.vehicle import Rejection
 
-    if not vins and source_file is None:
-        raise click.UsageError("Give VINs, or a file of them with -f.")
-    tally: Counter[str] = Counter()
-    began = time.monotonic()
-    asked = _vins(vins, source_file)
-    shows = sys.stderr.isatty() and not silent
-    known = len(vins) if source_file is None else None
-
-    async def ask() -> None:
-        with (
-            click.progressbar(length=known, label="Looking up", file=sys.stderr, show_pos=True)
-            if shows
-            else nullcontext() as bar
-        ):
-            async with Lookup(_settings(options)) as path:
-                async for outcome in path.answers(asked):
-                    tally["asked"] += 1
-                    if isinstance(outcome, Failure):
-                        tally["failed"] += 1
-                        click.echo(f"{outcome.vin}: no source could be asked: {outcome.reason}", err=True)
-                    elif isinstance(outcome.result, Rejection):
-                        tally["rejected"] += 1
-                        click.echo(_told(outcome.result), err=True)
-                    else:
-                        tally["cached" if outcome.cached else "fetched"] += 1
-                        if not outcome.cached:
-                            tally[f"by {outcome.result.source}"] += 1
-                    if bar:
-                        bar.update(1)
-
-    try:
-        portal.run(ask())
-    except CacheError as error:
-        raise CannotRun(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise CannotRun(f"The file is no text in UTF-8: {error}.") from None
-    finally:
-        click.echo(_summary(tally, time.monotonic() - began))
-    if tally["rejected"] or tally["failed"]:
-        sys.exit(NOT_FOUND)
+    async with Lookup(settings) as path:
+        async for outcome in path.answers(vins):
+            tally["asked"] += 1
+            if isinstance(outcome, Failure):
+                tally["failed"] += 1
+                click.echo(f"{outcome.vin}: no source could be asked: {outcome.reason}", err=True)
+            elif isinstance(outcome.result, Rejection):
+                tally["rejected"] += 1
+                click.echo(_told(outcome.result), err=True)
+            elif outcome.cached:
+                tally["cached"] += 1
+            else:
+                tally["fetched"] += 1
+                tally[f"by {outcome.result.source}"] += 1
+            bar.update(1)
 
 
 @cli.command()

@@ -89,11 +89,8 @@ def write_refusal(datasette: Datasette, request: Request) -> str | None:
     origin = headers.get("origin")
     if origin is not None and _host_and_port(origin) != host:
         return "This page of another origin may not change the cache."
-    if _bound_to_loopback(request) and not _is_loopback(host[0]):
-        if host[0] not in settings_of(datasette).hosts:
-            return (
-                f"This server is bound to loopback and is not known as {host[0] or 'nothing'}; see the setting hosts."
-            )
+    if _bound_to_loopback(request) and not _is_loopback(host[0]) and host[0] not in settings_of(datasette).hosts:
+        return f"A server bound to loopback is not known as {host[0] or 'nothing'}; see the setting hosts."
     return None
 
 

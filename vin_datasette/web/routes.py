@@ -54,7 +54,7 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
         if answer is None:
             if not await guard.may(datasette, request.actor, "vin-lookup"):
                 return error(
-                    datasette, "You may see cached vehicles, but not look up others: vin-lookup is needed.", 403
+                    datasette, "This VIN is not cached, and you may not look up others: vin-lookup is needed.", 403
                 )
             answer = await path.answer(text)
     except SourceError as failure:
