@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.client import responses
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import ultravin
 
@@ -161,10 +161,9 @@ def _envelope(criteria: str, results: Sequence[str]) -> Answer:
     return Answer(200, body.encode())
 
 
-def _as_xml(answer: Answer) -> Answer:
-    count = json.loads(answer.body).get("Count", 0)
+def _xml(count: int) -> Answer:
     text = f"<Response><Count>{count}</Count><Message>{_MESSAGE}</Message><Results/></Response>"
-    return replace(answer, body=text.encode(), content_type=_XML)
+    return Answer(200, text.encode(), _XML)
 
 
 def flat_record(vin: str, year: int | None = None) -> dict[str, str]:
@@ -280,7 +279,7 @@ def _body(change: Callable[[bytes], bytes]) -> Spoiler:
 
 _NO_FAULT = Fault("none")
 Fault.html_200 = Fault("html_200", lambda _: _page(200))
-Fault.xml_200 = Fault("xml_200", _as_xml)
+Fault.xml_200 = Fault("xml_200", lambda _: _xml(1))
 Fault.truncated = Fault("truncated", delivery="half")
 Fault.truncated_json = Fault("truncated_json", _body(lambda b: b[: len(b) // 2]))
 Fault.reset = Fault("reset", delivery="half, then reset")
@@ -306,16 +305,16 @@ class _Connection:
         self._writer = writer
 
     async def call(self) -> Call | None:
-        """Read one call; None when the client has left between two of them."""
+        """Read one call; None when the client leaves, or does not speak HTTP."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:
+            first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+            method, target, _ = first.split(" ")
+            pairs = (line.partition(":") for line in lines)
+            headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+            body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             return None
-        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-        method, target, _ = first.split(" ")
-        pairs = (line.partition(":") for line in lines)
-        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        body = await self._reader.readexactly(int(headers.get("content-length", "0")))
         return _understood(method, target, headers, body)
 
     async def left_within(self, seconds: float | None) -> bool:
@@ -346,9 +345,9 @@ class _Connection:
 
 
 def _understood(method: str, target: str, headers: dict[str, str], body: bytes) -> Call:
-    url = urlsplit(target)
-    query = dict(parse_qsl(url.query, keep_blank_values=True))
-    base, rest = url.path[: len(BASE_PATH)], url.path[len(BASE_PATH) :]
+    path, _, rest = target.partition("?")
+    query = dict(parse_qsl(rest, keep_blank_values=True))
+    base, rest = path[: len(BASE_PATH)], path[len(BASE_PATH) :]
     name, _, subject = rest.partition("/") if base.lower() == BASE_PATH else ("", "", "")
     endpoint, subject = name.lower(), unquote(subject.rstrip("/")).strip()
     fields = dict(parse_qsl(body.decode("latin-1"))) if endpoint == BATCH else query
@@ -360,7 +359,7 @@ def _understood(method: str, target: str, headers: dict[str, str], body: bytes) 
     vins = tuple(vin.strip().upper() for vin, _, _ in asked)
     sent = [year.strip() for _, _, year in asked]
     years = tuple(int(y) if len(y) == 4 and y.isdecimal() else None for y in sent)
-    call = Call(method, url.path, query, headers, vins, years, time.monotonic())
+    call = Call(method, path, query, headers, vins, years, time.monotonic())
     call.endpoint, call.subject = endpoint, subject
     call.as_json = fields.get("format", "").lower() == "json"
     return call
@@ -382,6 +381,7 @@ class VpicServer:
         self.records: dict[str, Mapping[str, object]] = {}
         self._texts: OrderedDict[tuple[str, int | None], str] = OrderedDict()
         self._in_flight = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
         self._request_stop: Callable[[], object] = lambda: None
         self.reset()
@@ -403,7 +403,8 @@ class VpicServer:
         # The first decode loads the database, which must not pass for latency of the first call.
         flat_record("1HGCM82633A004352")
         # Bound here and not in the thread, so that a port in use raises where it can be caught.
-        listener = socket.create_server(("127.0.0.1", self.port))
+        listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        listener.setblocking(False)
         self.port = listener.getsockname()[1]
         ready: Future[Callable[[], object]] = Future()
         serving = self._listen(listener, ready)
@@ -443,24 +444,33 @@ class VpicServer:
         self._rates = dict(rates)
 
     async def _listen(self, listener: socket.socket, ready: Future[Callable[[], object]]) -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._serve, sock=listener, backlog=1024)
-        ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
-        await stopped.wait()
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        with listener:
+            loop.add_reader(listener, self._accept, listener)
+            ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+            await stopped.wait()
+            loop.remove_reader(listener)
         # Open connections are not waited for: asyncio.run() cancels the tasks that serve them.
-        server.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        peer, _ = listener.accept()
         self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve(peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # Not left to the task: it may be cancelled before it begins.
+        task.add_done_callback(lambda _: peer.close())
+
+    async def _serve(self, peer: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=peer)
         connection = _Connection(reader, writer)
         try:
             while (call := await connection.call()) and await self._exchange(connection, call):
                 pass
             writer.close()
             await writer.wait_closed()
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
-            pass  # The client has left, or does not speak HTTP: there is nobody to tell.
+        except OSError:
+            pass  # The client has left: there is nobody to tell.
         finally:
             writer.transport.abort()
 
@@ -529,11 +539,12 @@ class VpicServer:
             detail = f"The parameter 'data' must hold 1 to {BATCH_LIMIT} VINs."
             return _refusal(400, "The request is invalid.", detail)
         if call.endpoint in VARIABLES:
-            rows = _rows(call.vins[0], call.years[0], call.endpoint == "decodevinextended")
-            answer = _envelope(f"VIN:{call.subject}", rows)
+            criteria = f"VIN:{call.subject}"
+            results = _rows(call.vins[0], call.years[0], call.endpoint == "decodevinextended")
         else:
-            answer = _envelope("" if batch else f"VIN(s): {call.subject}", self._records(call))
-        return answer if call.as_json else _as_xml(answer)
+            criteria = "" if batch else f"VIN(s): {call.subject}"
+            results = self._records(call)
+        return _envelope(criteria, results) if call.as_json else _xml(len(results))
 
     def _records(self, call: Call) -> list[str]:
         """Return the flat records as JSON text, the most recently asked ones from memory."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
-    from click._termui_impl import ProgressBar
+    from tqdm import tqdm
 
     from vin_datasette.settings import Settings
     from vin_datasette.vehicle import Rejection, Vehicle
@@ -121,6 +121,8 @@ def fetch(vins: tuple[str, ...], listed: TextIO | None, silent: bool, **options:
 
     Prints a line for each VIN that was rejected, and a summary.
     """
+    from tqdm import tqdm
+
     from vin_datasette import portal
     from vin_datasette.cache import CacheError
 
@@ -129,11 +131,9 @@ def fetch(vins: tuple[str, ...], listed: TextIO | None, silent: bool, **options:
     settings = _settings(options)
     tally: Counter[str] = Counter()
     began = time.monotonic()
-    # Without a terminal there is nothing to draw on, and a pipe wants no bar.
-    hidden = silent or not sys.stderr.isatty()
-    bar: ProgressBar[int]
-    with click.progressbar(
-        length=None if listed else len(vins), label="Looking up", file=sys.stderr, show_pos=True, hidden=hidden
+    # disable=None: no bar where standard error is no terminal.
+    with tqdm(
+        total=None if listed else len(vins), desc="Looking up", unit="VIN", disable=True if silent else None
     ) as bar:
         try:
             portal.run(_fetch(settings, _vins(vins, listed), tally, bar))
@@ -146,7 +146,7 @@ def fetch(vins: tuple[str, ...], listed: TextIO | None, silent: bool, **options:
         sys.exit(NOT_FOUND)
 
 
-async def _fetch(settings: Settings, vins: Iterable[str], tally: Counter[str], bar: ProgressBar[int]) -> None:
+async def _fetch(settings: Settings, vins: Iterable[str], tally: Counter[str], bar: tqdm[NoReturn]) -> None:
     from vin_datasette.lookup import Failure, Lookup
     from vin_datasette.vehicle import Rejection
 
@@ -155,10 +155,10 @@ async def _fetch(settings: Settings, vins: Iterable[str], tally: Counter[str], b
             tally["asked"] += 1
             if isinstance(outcome, Failure):
                 tally["failed"] += 1
-                click.echo(f"{outcome.vin}: no source could be asked: {outcome.reason}", err=True)
+                bar.write(f"{outcome.vin}: no source could be asked: {outcome.reason}", file=sys.stderr)
             elif isinstance(outcome.result, Rejection):
                 tally["rejected"] += 1
-                click.echo(_told(outcome.result), err=True)
+                bar.write(_told(outcome.result), file=sys.stderr)
             elif outcome.cached:
                 tally["cached"] += 1
             else:

@@ -136,7 +136,9 @@ def interpret(record: Record, check_digit: CheckDigitRule = "strict") -> Vehicle
     tolerated = {CHECK_DIGIT_CODE} if check_digit == "lenient" else set()
     if record.text("Make") and not REJECTING_CODES.intersection(codes) - tolerated:
         return Vehicle(record)
-    said = " ".join(filter(None, (error_text(record), record.text("AdditionalErrorText"))))
+    texts = [text for text in (error_text(record), record.text("AdditionalErrorText")) if text]
+    # vPIC's texts end now with a full stop, now without.
+    said = ". ".join([text.rstrip(".") for text in texts[:-1]] + texts[-1:])
     reason = said if REJECTING_CODES.intersection(codes) else f"vPIC names no make for this VIN. {said}".strip()
     return Rejection(record.vin, reason, codes, record.text("SuggestedVIN") or None, record)
 

@@ -2,6 +2,9 @@
 `static/`, in the package that its entry point names: this one."""
 
 from vin_datasette.web.plugin import (
+    extra_js_urls as extra_js_urls,
+)
+from vin_datasette.web.plugin import (
     get_metadata as get_metadata,
 )
 from vin_datasette.web.plugin import (
@@ -18,6 +21,9 @@ from vin_datasette.web.plugin import (
 )
 from vin_datasette.web.plugin import (
     register_routes as register_routes,
+)
+from vin_datasette.web.plugin import (
+    render_cell as render_cell,
 )
 from vin_datasette.web.plugin import (
     startup as startup,

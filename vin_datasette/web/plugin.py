@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from datasette import hookimpl
 
 from vin_datasette.web import guard, routes
-from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES
-from vin_datasette.web.state import settings_of, start, state_of
+from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record
+from vin_datasette.web.state import PLUGIN_NAME, settings_of, start, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -99,6 +99,21 @@ def permission_resources_sql(datasette: Datasette, actor: dict[str, Any] | None,
         return None
     said = "allows" if allows else "does not allow"
     return PermissionSQL.allow(reason=f"vin-datasette {said} {action}", _allow=allows)
+
+
+@hookimpl
+def extra_js_urls(datasette: Datasette, database: str | None, table: str | None) -> list[dict[str, Any]]:
+    if table not in TABLES or database != state_of(datasette).database:
+        return []
+    return [{"url": datasette.urls.static_plugins(PLUGIN_NAME, "columns.js"), "module": True}]
+
+
+@hookimpl
+def render_cell(value: Any, column: str, table: str | None, database: str, datasette: Datasette) -> Any:
+    """A whole record is folded: it is some hundred lines."""
+    if column != "record" or table not in TABLES or database != state_of(datasette).database:
+        return None
+    return fold_record(value)
 
 
 @hookimpl

@@ -3,7 +3,10 @@ instance's own metadata says otherwise."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from vin_datasette.attributes import ATTRIBUTES
 from vin_datasette.schema import REJECTIONS, VEHICLES
@@ -60,3 +63,16 @@ TABLES: dict[str, dict[str, Any]] = {
 
 CONFIGURATION_KEYS = ("facets", "sort_desc", "label_column")
 """What Datasette 1.0 takes for configuration rather than metadata."""
+
+
+def fold_record(record: object) -> Markup | None:
+    """A stored record as a folded list of what it says; None for what is no JSON object."""
+    try:
+        values = json.loads(str(record))
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    said = {key: value for key, value in values.items() if value}
+    rows = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(key, value) for key, value in said.items())
+    return Markup("<details><summary>{} of {} keys</summary><dl>{}</dl></details>").format(len(said), len(values), rows)
