@@ -6,8 +6,6 @@ and nothing leaves the machine. Latency, a rate limit and faults can be set whil
     with VpicServer(latency=0.05) as server:
         server.fail_next(Fault.status(503, retry_after=1))
         httpx.get(server.url + "DecodeVinValues/1HGCM82633A004352?format=json")
-
-By hand: `python -m tests.vpic_server --port 9000 --latency 0.2`.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from email.utils import formatdate
 from http.client import responses
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote
@@ -130,12 +127,10 @@ class Answer:
             "Pragma: no-cache",
             "Expires: -1",
             "Vary: Accept-Encoding",
-            f"Date: {formatdate(usegmt=True)}",
             f"Connection: {'keep-alive' if keep_alive else 'close'}",
+            *([f"Content-Length: {len(self.body)}"] if self.declared else []),
             *self.headers,
         ]
-        if self.declared:
-            lines.append(f"Content-Length: {len(self.body)}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
@@ -144,10 +139,9 @@ def _dumps(value: object) -> str:
 
 
 def _page(status: int, retry_after: float | str | None = None, body: str | None = None) -> Answer:
-    if body is None:
-        body = f"<html><body><h1>{status} {responses.get(status, 'Unknown')}</h1></body></html>"
+    page = f"<html><body><h1>{status} {responses.get(status, 'Unknown')}</h1></body></html>"
     headers = () if retry_after is None else (f"Retry-After: {retry_after}",)
-    return Answer(status, body.encode(), _HTML, headers)
+    return Answer(status, (page if body is None else body).encode(), _HTML, headers)
 
 
 def _refusal(status: int, message: str, detail: str) -> Answer:
@@ -238,8 +232,8 @@ class Fault:
     @staticmethod
     def redirect(location: str, code: int = 302) -> Fault:
         """Send the client elsewhere."""
-        page = replace(_page(code), headers=(f"Location: {location}",))
-        return Fault(f"redirect({location})", lambda _: page)
+        answer = Answer(code, b"", _HTML, (f"Location: {location}",))
+        return Fault(f"redirect({location})", lambda _: answer)
 
     @staticmethod
     def slow_drip(seconds: float) -> Fault:
@@ -355,10 +349,9 @@ def _understood(method: str, target: str, headers: dict[str, str], body: bytes) 
     asked = [(subject, ",", fields.get("modelyear", ""))]
     if endpoint == BATCH:
         asked = [entry.partition(",") for entry in fields.get("data", "").split(";")]
-    asked = [entry for entry in asked if entry[0].strip()]
-    vins = tuple(vin.strip().upper() for vin, _, _ in asked)
-    sent = [year.strip() for _, _, year in asked]
-    years = tuple(int(y) if len(y) == 4 and y.isdecimal() else None for y in sent)
+    pairs = [(vin.strip().upper(), year.strip()) for vin, _, year in asked if vin.strip()]
+    vins = tuple(vin for vin, _ in pairs)
+    years = tuple(int(y) if len(y) == 4 and y.isdecimal() else None for _, y in pairs)
     call = Call(method, path, query, headers, vins, years, time.monotonic())
     call.endpoint, call.subject = endpoint, subject
     call.as_json = fields.get("format", "").lower() == "json"
@@ -383,7 +376,6 @@ class VpicServer:
         self._in_flight = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
-        self._request_stop: Callable[[], object] = lambda: None
         self.reset()
 
     @property
@@ -410,7 +402,7 @@ class VpicServer:
         serving = self._listen(listener, ready)
         self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()
-        self._request_stop = ready.result()
+        self._request_stop: Callable[[], object] = ready.result()
 
     def stop(self) -> None:
         """Drop all connections and end the thread; nothing happens if it is not running."""
@@ -465,12 +457,11 @@ class VpicServer:
         reader, writer = await asyncio.open_connection(sock=peer)
         connection = _Connection(reader, writer)
         try:
-            while (call := await connection.call()) and await self._exchange(connection, call):
-                pass
-            writer.close()
-            await writer.wait_closed()
-        except OSError:
-            pass  # The client has left: there is nobody to tell.
+            with contextlib.suppress(OSError):  # A client that leaves need not be told anything.
+                while (call := await connection.call()) and await self._exchange(connection, call):
+                    pass
+                writer.close()
+                await writer.wait_closed()
         finally:
             writer.transport.abort()
 
@@ -497,11 +488,10 @@ class VpicServer:
             return b"", "close"
         keep = answer.declared and call.headers.get("connection", "").lower() != "close"
         call.status = answer.status
-        head = answer.head(keep)
+        data = answer.head(keep) + answer.body
         if fault.delivery != "whole":
-            half = answer.body[: len(answer.body) // 2]
-            return head + half, "reset" if fault.delivery == "half, then reset" else "close"
-        data = head + answer.body
+            data = data[: len(data) - len(answer.body) // 2]
+            return data, "reset" if fault.delivery == "half, then reset" else "close"
         if fault.seconds:
             data = await connection.drip(data, fault.seconds)
         return data, "keep" if keep else "close"
@@ -591,7 +581,7 @@ def closed_port() -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C: `python -m tests.vpic_server --port 9000 --latency 0.2`."""
     parser = argparse.ArgumentParser(prog="python -m tests.vpic_server")
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
