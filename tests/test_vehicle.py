@@ -8,11 +8,11 @@ import math
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import ultravin
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vin_datasette.attributes import ATTRIBUTES, CONTRACT_ATTRIBUTES, Attribute, Value
@@ -20,8 +20,12 @@ from vin_datasette.record import Record
 from vin_datasette.vehicle import REJECTING_CODES, Rejection, Vehicle, error_codes, interpret, parse_error_codes
 from vin_datasette.vin import VIN, InvalidVIN
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DATA = Path(__file__).parent / "data"
 TRACTOR = VIN("1XP5DB9X7XD487964")
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=timezone.utc)
 
 # vPIC's table of errors.
@@ -94,7 +98,7 @@ JUNK_NUMBERS = {
 }
 
 
-def record(values: dict[str, Any] | None = None, **more: object) -> Record:
+def record(values: Mapping[str, object] | None = None, /, **more: object) -> Record:
     said = {"VIN": str(TRACTOR), "Make": "PETERBILT", "Model": "379", "ErrorCode": "0", "ErrorText": TEXTS[0]}
     return Record(TRACTOR, {**said, **(values or {}), **more}, "vpic", None, NOW)
 
@@ -122,7 +126,7 @@ def rejection(answer: Record) -> Rejection:
 
 
 def columns(**values: object) -> dict[str, Value]:
-    return Vehicle(record(values)).columns()
+    return Vehicle(record(**values)).columns()
 
 
 # Vehicle or rejection
@@ -150,12 +154,14 @@ def test_one_rejecting_code_among_others_rejects(codes: tuple[int, ...]) -> None
     assert isinstance(interpret(answer_with(*codes)), Rejection)
 
 
+@patient
 @given(st.sets(st.sampled_from(sorted(TEXTS)), min_size=1), st.sampled_from(["FORD", "", "Not Applicable", " "]))
 def test_a_vehicle_has_a_make_and_no_rejecting_code(codes: set[int], make: str) -> None:
     result = interpret(answer_with(*sorted(codes), Make=make))
     assert isinstance(result, Vehicle) == (make == "FORD" and codes.isdisjoint(REJECTING))
 
 
+@patient
 @given(st.sets(st.sampled_from(sorted(TEXTS)), min_size=1))
 def test_lenient_forgives_the_check_digit_and_nothing_else(codes: set[int]) -> None:
     lenient = interpret(answer_with(*sorted(codes)), "lenient")
@@ -188,7 +194,12 @@ def test_a_record_without_any_make_is_rejected_in_words() -> None:
 
 def test_a_rejection_gives_vpics_words() -> None:
     result = rejection(answer_with(1, 400, AdditionalErrorText="Invalid character(s): 10:0."))
-    assert result.reason == f"{TEXTS[1]}; {TEXTS[400]} Invalid character(s): 10:0."
+    assert result.reason == f"{TEXTS[1]}; {TEXTS[400]}. Invalid character(s): 10:0."
+
+
+def test_a_full_stop_of_vpics_is_not_doubled() -> None:
+    result = rejection(answer_with(11, AdditionalErrorText="Unused position(s): 4."))
+    assert result.reason == f"{TEXTS[11]} Unused position(s): 4."
 
 
 def test_a_rejection_gives_the_codes_and_the_record() -> None:
@@ -403,7 +414,7 @@ def test_garbage_that_names_a_make_is_rejected() -> None:
     result = rejection(flat("flat_154_keys_2026_rejected"))
     assert (result.codes, result.suggested_vin) == ((1, 11, 14, 400), "123456789!1234567")
     assert result.reason.endswith(
-        "400 - Invalid Characters Present Unused position(s): 4,5. Invalid character(s): 10:0."
+        "400 - Invalid Characters Present. Unused position(s): 4,5. Invalid character(s): 10:0."
     )
 
 
@@ -418,11 +429,9 @@ def test_a_key_that_is_new_is_kept() -> None:
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda attribute: attribute.column)
 def test_a_missing_key_is_an_empty_column(attribute: Attribute) -> None:
-    values = dict(flat("flat_145_keys_2021").values)
-    values.pop(attribute.key, None)
-    values.pop("GVWR_to")
-    assert Vehicle(record(values, **{attribute.key: None})).columns()[attribute.column] is None
-    assert attribute.read(Record(TRACTOR, values, "vpic", None, NOW)) is None
+    said = flat("flat_145_keys_2021").values
+    left = {key: value for key, value in said.items() if key not in (attribute.key, "GVWR", "GVWR_to")}
+    assert attribute.read(Record(TRACTOR, left, "vpic", None, NOW)) is None
 
 
 @pytest.mark.parametrize("said", ["", " ", "\r\n\t", "Not Applicable", " Not  Applicable\n", None])
@@ -652,6 +661,23 @@ def test_a_vehicle_gives_vpics_values_by_their_keys() -> None:
     assert (result["EngineHP"], result["NoSuchKey"]) == ("550", "")
 
 
+def test_the_six_fields_stand_in_their_order() -> None:
+    result = vehicle(record(ModelYear="1999", BodyClass="Truck-Tractor"))
+    assert list(result.six_fields(cached=False).items()) == [
+        ("Input VIN Requested", "1XP5DB9X7XD487964"),
+        ("Make", "PETERBILT"),
+        ("Model", "379"),
+        ("Model Year", "1999"),
+        ("Body Class", "Truck-Tractor"),
+        ("Cached Result?", False),
+    ]
+
+
+def test_the_six_fields_are_empty_where_vpic_has_nothing() -> None:
+    bare = vehicle(record(Model=None, ModelYear="", BodyClass="Not Applicable"))
+    assert list(bare.six_fields(cached=True).values()) == ["1XP5DB9X7XD487964", "PETERBILT", "", "", "", True]
+
+
 def test_the_columns_stand_in_the_order_of_the_attributes() -> None:
     assert list(columns()) == [attribute.column for attribute in ATTRIBUTES]
 
@@ -668,29 +694,30 @@ def test_going_through_a_vehicle_comes_to_an_end() -> None:
 
 KEYS = sorted({attribute.key for attribute in ATTRIBUTES} | {"ErrorCode", "ErrorText", "AdditionalErrorText"})
 any_text = st.text(st.characters(codec=None), max_size=20)
-number_like = st.one_of(
+numbers = st.one_of(
     st.integers(-(10**40), 10**40).map(str),
     st.floats().map(str),
-    st.from_regex(r"[-+]?[0-9_.,]{1,12}(e[0-9]{1,4})?", fullmatch=True),
-    st.from_regex(r"\((([0-9,]{1,25}) ?- ?)?[0-9,]{1,25} kg( or less| and above)?\)", fullmatch=True),
-    st.sampled_from(list(JUNK_NUMBERS.values())),
+    st.from_regex(r"[-+]?[0-9_.,]{1,12}(e[0-9]{1,3})?", fullmatch=True),
 )
+kilograms = st.from_regex(r"\((([0-9,]{1,25}) ?- ?)?[0-9,]{1,25} kg( or less| and above)?\)", fullmatch=True)
 any_value = st.one_of(
     any_text,
-    number_like,
+    numbers,
+    kilograms,
     st.none(),
     st.booleans(),
     st.integers(),
     st.floats(),
     st.lists(any_text, max_size=2),
     st.dictionaries(any_text, any_text, max_size=2),
-    st.sampled_from([*TEXTS.values(), *WORDED.values(), "Not Applicable", "0", "1,400"]),
+    st.sampled_from([*JUNK_NUMBERS.values(), *TEXTS.values(), *WORDED.values(), "Not Applicable", "0", "1,400"]),
 )
 any_record = st.dictionaries(st.sampled_from(KEYS) | any_text, any_value, max_size=25).map(
     lambda values: Record(TRACTOR, values, "vpic", None, NOW)
 )
 
 
+@patient
 @given(any_record, st.sampled_from(["strict", "lenient"]))
 @example(Record(TRACTOR, {"Make": "A", "ModelYear": "9" * 5_000, "ErrorCode": "0"}, "vpic", None, NOW), "strict")
 def test_any_record_has_a_meaning(answer: Record, rule: Any) -> None:
@@ -703,12 +730,28 @@ def test_any_record_has_a_meaning(answer: Record, rule: Any) -> None:
         assert result.reason.strip()
 
 
+@patient
 @given(any_record)
 def test_the_columns_of_any_record_can_be_stored(answer: Record) -> None:
     for attribute in ATTRIBUTES:
         assert_storable(attribute, attribute.read(answer))
 
 
+@settings(patient, max_examples=300)
+@given(st.sampled_from([attribute for attribute in NUMBERS if attribute.key not in ("GVWR", "GVWR_to")]), numbers)
+def test_any_number_is_absent_or_can_be_stored(attribute: Attribute, said: str) -> None:
+    assert_storable(attribute, columns(**{attribute.key: said})[attribute.column])
+
+
+@settings(patient, max_examples=300)
+@given(kilograms, kilograms)
+def test_any_weight_class_is_absent_or_can_be_stored(own: str, other: str) -> None:
+    read = columns(GVWR=own, GVWR_to=other)
+    for attribute in ATTRIBUTES:
+        assert_storable(attribute, read[attribute.column])
+
+
+@patient
 @given(any_record)
 def test_the_words_about_any_record_can_be_stored(answer: Record) -> None:
     result = interpret(answer)
