@@ -155,8 +155,8 @@ class VIN(str):
 def normalise(text: str) -> str:
     """`text` in upper case (ASCII only), without white space, hyphens and the quotes
     around it. What remains need not be a VIN."""
-    bare = "".join(text.split()).strip(_QUOTES)
-    return "".join(char for char in bare if char not in _HYPHENS).translate(_ASCII_UPPER)
+    bare = "".join(char for char in "".join(text.split()) if char not in _HYPHENS)
+    return bare.strip(_QUOTES).translate(_ASCII_UPPER)
 
 
 def check_digit(vin: str) -> str:
