@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
+    from vin_datasette.export import Format, PartitionColumn
+    from vin_datasette.parquet import Part
     from vin_datasette.settings import Settings
     from vin_datasette.vehicle import Rejection, Vehicle
 
@@ -194,25 +197,62 @@ def remove(vins: tuple[str, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("out", metavar="OUT.parquet|-", type=click.Path(dir_okay=False, allow_dash=True))
+@click.argument("out", metavar="OUT|-", type=click.Path(allow_dash=True))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["parquet", "csv", "jsonl"]),
+    help="What to write; by default what the name of OUT ends in, else parquet.",
+)
+@click.option(
+    "--partition-by",
+    "partitions",
+    type=click.Choice(["make", "model_year"]),
+    multiple=True,
+    help="Write a folder OUT of Parquet files, one for each value. May be given twice.",
+)
+@click.option("--silent", is_flag=True, help="No progress bar.")
 @settings_options
-def export(out: str, **options: Any) -> None:
-    """Write all vehicles of the cache to a Parquet file, or to standard output (-)."""
-    from vin_datasette.cache import CacheError
-    from vin_datasette.parquet import write_file, write_to
+def export(
+    out: str, kind: Format | None, partitions: tuple[PartitionColumn, ...], silent: bool, **options: Any
+) -> None:
+    """Write all vehicles of the cache to a file, to standard output (-), or to a folder of partitions."""
+    from tqdm import tqdm
 
-    settings = _settings(options)
-    if out == "-" and sys.stdout.isatty():
+    from vin_datasette.cache import CacheError
+    from vin_datasette.export import ExportError, write_file, write_partitions, write_to
+
+    db = _settings(options).db
+    kind = kind or _format_of(out)
+    if partitions and (kind != "parquet" or out == "-"):
+        raise click.UsageError("--partition-by writes Parquet files to a folder.")
+    if out == "-" and kind == "parquet" and sys.stdout.isatty():
         raise CannotRun("A Parquet file is nothing to read on a terminal; name a file or a pipe.")
-    try:
-        size = write_to(settings.db, sys.stdout.buffer) if out == "-" else write_file(settings.db, out)
-    except CacheError as error:
-        raise CannotRun(str(error)) from None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _fail(f"{out} could not be written: {error.strerror or error}.")
-    click.echo(f"{size:,} bytes", err=True)
+    size = 0
+    with tqdm(desc="Exporting", unit=" vehicles", disable=True if silent else None) as bar:
+
+        def progress(part: Part) -> None:
+            nonlocal size
+            size += len(part.data)
+            bar.set_postfix_str(f"{size:,} bytes", refresh=False)
+            bar.update(part.rows)
+
+        try:
+            if partitions:
+                write_partitions(db, Path(out), partitions, progress)
+            elif out == "-":
+                write_to(db, sys.stdout.buffer, kind, progress)
+            else:
+                write_file(db, Path(out), kind, progress)
+        except CacheError as error:
+            raise CannotRun(str(error)) from None
+        except ExportError as error:
+            _fail(str(error))
+
+
+def _format_of(out: str) -> Format:
+    ending = Path(out).suffix.lower()
+    return "csv" if ending == ".csv" else "jsonl" if ending in (".jsonl", ".ndjson") else "parquet"
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

@@ -7,11 +7,9 @@ bytes, and each row group's bytes are handed on before the next is begun.
 
 from __future__ import annotations
 
-import os
-import tempfile
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +21,13 @@ from vin_datasette.schema import VEHICLES
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 MEDIA_TYPE = "application/vnd.apache.parquet"
 """As registered with IANA."""
 
-ROWS_AT_ONCE = 250
+ROWS_AT_ONCE = 1_000
 """Rows made into Python objects at a time: more would hold the interpreter lock long
 enough to be felt by others in the process, fewer cost speed."""
 
@@ -38,24 +37,54 @@ LARGEST_ROW_GROUP = 8 * 1024 * 1024
 each further one is twice as large up to what readers like."""
 
 _ARROW_TYPES = {"text": pa.string(), "integer": pa.int64(), "real": pa.float64()}
+_CONTRACT_COLUMNS = frozenset(attribute.column for attribute in CONTRACT_ATTRIBUTES)
 # Text with about as many values as rows gains nothing from a dictionary.
-_DISTINCT = frozenset({"vin", "warnings", "notes", "fetched_at", "descriptor"})
+_DISTINCT = frozenset({"vin", "warnings", "notes", "descriptor", "record"})
 
 
-def fields() -> list[pa.Field]:
+@dataclass(frozen=True)
+class Selection:
+    """Which vehicles, and what of them, an export has: all of both by default.
+
+    `columns` are names of the schema of `fields()`, in any order, None for all;
+    `where` are SQL conditions on the table `vehicles` with named parameters.
+    """
+
+    columns: Collection[str] | None = None
+    where: Sequence[str] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    raw: bool = False
+
+    def schema(self) -> pa.Schema:
+        """The schema of the export: `vin` first, then the chosen columns in their order."""
+        return pa.schema(
+            column
+            for column in fields(raw=self.raw)
+            if self.columns is None or column.name in self.columns or column.name in ("vin", "record")
+        )
+
+
+def fields(*, raw: bool = False) -> list[pa.Field]:
     """The columns of an export: `vin` and the contract's four, which are strings and
-    never null, then the typed attributes, then where each answer came from."""
+    never null, then the typed attributes, then where each answer came from, and with
+    `raw` the whole record of vPIC as JSON.
+
+    Each field's metadata has, where they apply, `label`, `description`, `unit`,
+    `vpic_key` and `vpic_element_id`.
+    """
     contract = [_field(attribute, pa.string(), nullable=False) for attribute in CONTRACT_ATTRIBUTES]
     further = [_field(attribute, _ARROW_TYPES[attribute.kind]) for attribute in FURTHER_ATTRIBUTES]
+    record = pa.field("record", pa.string(), nullable=False, metadata={"description": "vPIC's whole answer, JSON"})
     return [
         pa.field("vin", pa.string(), nullable=False, metadata={"description": "Vehicle identification number"}),
         *contract,
         *further,
         pa.field("error_code", pa.string(), metadata={"vpic_key": "ErrorCode", "vpic_element_id": "143"}),
-        pa.field("warnings", pa.string()),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("source_version", pa.string()),
-        pa.field("fetched_at", pa.timestamp("s", "UTC"), nullable=False),
+        pa.field("warnings", pa.string(), metadata={"description": "What vPIC remarks, a line each"}),
+        pa.field("source", pa.string(), nullable=False, metadata={"description": "vpic or embedded"}),
+        pa.field("source_version", pa.string(), metadata={"description": "Month of the embedded database's data"}),
+        pa.field("fetched_at", pa.timestamp("s", "UTC"), nullable=False, metadata={"description": "When answered"}),
+        *([record] if raw else []),
     ]
 
 
@@ -71,25 +100,27 @@ def _field(attribute: Attribute, kind: pa.DataType, *, nullable: bool = True) ->
     return pa.field(attribute.column, kind, nullable=nullable, metadata=metadata)
 
 
-def _expression(field: pa.Field) -> str:
+def _expression(column: pa.Field) -> str:
     """SQL that reads a column as what the export promises of it."""
-    if field.name == "fetched_at":
+    if column.name == "fetched_at":
         return "CAST(strftime('%s', fetched_at) AS INTEGER)"
-    if field.name in {attribute.column for attribute in CONTRACT_ATTRIBUTES}:
-        return f"coalesce(CAST({field.name} AS TEXT), '')"
-    return str(field.name)
+    if column.name in _CONTRACT_COLUMNS:
+        return f"coalesce(CAST({column.name} AS TEXT), '')"
+    return str(column.name)
 
 
-def record_batches(connection: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """All vehicles in the order of their VINs, as record batches of `schema`, at most
-    `ROWS_AT_ONCE` rows each."""
-    columns = ", ".join(map(_expression, schema))
-    cursor = connection.execute(f"SELECT {columns} FROM {VEHICLES} ORDER BY vin")  # noqa: S608
+def record_batches(connection: sqlite3.Connection, selection: Selection) -> Iterator[pa.RecordBatch]:
+    """The selected vehicles in the order of their VINs, as record batches of at most
+    `ROWS_AT_ONCE` rows each. Raises `sqlite3.Error` for conditions that are no SQL."""
+    schema = selection.schema()
+    sql = f"SELECT {', '.join(map(_expression, schema))} FROM {VEHICLES}"  # noqa: S608
+    if selection.where:
+        sql += f" WHERE {' AND '.join(f'({condition})' for condition in selection.where)}"
+    cursor = connection.execute(f"{sql} ORDER BY vin", dict(selection.parameters))
     while rows := cursor.fetchmany(ROWS_AT_ONCE):
         values = zip(*rows, strict=True)
-        yield pa.record_batch(
-            [pa.array(column, field.type) for field, column in zip(schema, values, strict=True)], schema=schema
-        )
+        arrays = [pa.array(column, kind.type) for kind, column in zip(schema, values, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 class _Sink:
@@ -114,41 +145,42 @@ class _Sink:
         return data
 
 
-def parquet_bytes(path: str | Path) -> Iterator[bytes]:
-    """All vehicles of a cache, at one moment, as the bytes of one Parquet file.
+@dataclass(frozen=True)
+class Part:
+    """Bytes of a Parquet file, and the number of rows in them."""
 
-    Yields the bytes of each row group when it is complete; writers of the cache go
-    on meanwhile and are not seen. Close the iterator to end its transaction early.
-    Raises `CacheError` when the cache cannot be read.
-    """
-    schema = pa.schema(fields())
-    sink = _Sink()
-    with snapshot(path) as connection:
-        taken_at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        dictionary = [field.name for field in schema if pa.types.is_string(field.type) and field.name not in _DISTINCT]
-        with pq.ParquetWriter(
-            sink,
-            schema,
-            compression="zstd",
-            use_dictionary=dictionary,
-            sorting_columns=[pq.SortingColumn(0)],
-        ) as writer:
-            count = 0
-            for group in _row_groups(record_batches(connection, schema), schema):
-                writer.write_table(group, row_group_size=group.num_rows)
-                count += group.num_rows
-                yield sink.take()
-            writer.add_key_value_metadata(
-                {
-                    "vin_datasette.version": __version__,
-                    "vin_datasette.snapshot": taken_at,
-                    "vin_datasette.rows": str(count),
-                }
-            )
-        yield sink.take()
+    data: bytes
+    rows: int
 
 
-def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def encode(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    sorted_by_first: bool = False,
+) -> Iterator[Part]:
+    """Record batches as the bytes of one Parquet file, a part for each row group as it
+    is complete, and the footer. `metadata` goes into the footer, beside `rows`."""
+    dictionary = [column.name for column in schema if pa.types.is_string(column.type) and column.name not in _DISTINCT]
+    sink, rows = _Sink(), 0
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        use_dictionary=dictionary or False,
+        sorting_columns=[pq.SortingColumn(0)] if sorted_by_first else None,
+    ) as writer:
+        for group in _row_groups(batches, schema):
+            writer.write_table(group, row_group_size=group.num_rows)
+            rows += group.num_rows
+            yield Part(sink.take(), group.num_rows)
+        told = {"version": __version__, **(metadata or {}), "rows": str(rows)}
+        writer.add_key_value_metadata({f"vin_datasette.{key}": value for key, value in told.items()})
+    yield Part(sink.take(), 0)
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     gathered: list[pa.RecordBatch] = []
     size, target = 0, FIRST_ROW_GROUP
     for batch in batches:
@@ -161,38 +193,18 @@ def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterato
         yield pa.Table.from_batches(gathered, schema)
 
 
-def write_to(path: str | Path, out: BinaryIO) -> int:
-    """Write all vehicles of a cache to an open binary stream; the number of bytes."""
-    written = 0
-    for part in parquet_bytes(path):
-        out.write(part)
-        written += len(part)
-    out.flush()
-    return written
+def parquet_parts(path: str | Path, selection: Selection | None = None) -> Generator[Part, None, None]:
+    """The selected vehicles of a cache, at one moment, as the parts of one Parquet file.
 
-
-def write_file(path: str | Path, target: str | Path) -> int:
-    """Write all vehicles of a cache to the file `target`; the number of bytes.
-
-    Written beside the target and renamed when it is whole, so that no half-written
-    file ever bears the name. Raises `OSError` when the folder cannot be written.
+    Writers of the cache go on meanwhile and are not seen. Close the iterator to end
+    its transaction early. Raises `CacheError` when the cache cannot be read.
     """
-    target = Path(target)
-    handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    try:
-        with open(handle, "wb") as out:
-            written = write_to(path, out)
-            os.fsync(out.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, target)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    return written
+    with snapshot(path) as connection:
+        yield from snapshot_parts(connection, selection or Selection())
 
 
-def _umask() -> int:
-    """The process's mask, which cannot be read without setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def snapshot_parts(connection: sqlite3.Connection, selection: Selection) -> Iterator[Part]:
+    """The same from a connection that is already in its read transaction."""
+    metadata = {"snapshot": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    batches = record_batches(connection, selection)
+    yield from encode(batches, selection.schema(), metadata=metadata, sorted_by_first=True)

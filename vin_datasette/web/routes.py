@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
 import sqlite3
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from datasette import Response
 from datasette.utils import add_cors_headers
 
-from vin_datasette import __version__, parquet
+from vin_datasette import __version__
 from vin_datasette.cache import CacheError
+from vin_datasette.parquet import MEDIA_TYPE, parquet_parts
 from vin_datasette.schema import VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.vin import VIN, InvalidVIN
 from vin_datasette.web import guard
+from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
+from vin_datasette.web.streams import ParquetDownload, in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from datasette import Request
     from datasette.app import Datasette
 
@@ -87,32 +87,43 @@ async def remove(request: Request, datasette: Datasette) -> Response:
     return _respond(datasette, json.dumps(removed), 200, {})
 
 
-async def export(
-    request: Request, datasette: Datasette, send: Callable[[dict[str, Any]], Awaitable[None]]
-) -> Response | None:
-    """`GET /export`: all vehicles of the cache as one Parquet file, streamed. 403 for who may not."""
+async def export(request: Request, datasette: Datasette) -> Response:
+    """`GET /export`: the vehicles of the cache as one Parquet file, streamed.
+
+    In the manner of Datasette's table pages: `_col=` and `_nocol=` choose columns,
+    `make=HONDA` and `model_year__gte=2015` rows; `_raw=1` adds vPIC's whole records.
+    400 for columns and filters that do not exist, 403 for who may not, 429 with
+    `Retry-After` when as many exports as are allowed are under way.
+    """
     refusal = _method_refusal(datasette, request, "GET", "HEAD")
     if refusal:
         return refusal
     if not await guard.may(datasette, request.actor, "vin-export"):
         return error(datasette, "You may not export the cache: vin-export is needed.", 403)
-    parts = parquet.parquet_bytes(state_of(datasette).settings.db)
-    name = f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet"
-    headers = {"content-type": parquet.MEDIA_TYPE, "content-disposition": f'attachment; filename="{name}"'}
-    if datasette.cors:
-        add_cors_headers(headers)
     try:
-        first = await asyncio.to_thread(next, parts)
-    except CacheError as failure:
-        return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
-    raw = [(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": raw})
-    part: bytes | None = first
-    while part is not None:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-        part = await asyncio.to_thread(next, parts, None)
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-    return None
+        selection = selected(parse_qsl(request.query_string, keep_blank_values=True))
+    except BadSelection as problem:
+        return error(datasette, str(problem), 400)
+    own = state_of(datasette)
+    if request.method == "HEAD":
+        return Response("", content_type=MEDIA_TYPE)
+    if not own.exports.take():
+        return too_many_exports(datasette)
+    return ParquetDownload(
+        in_thread(parquet_parts(own.lookup.cache.path, selection)),
+        request.receive,
+        name=f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet",
+        limit=own.settings.export_timeout,
+        slots=own.exports,
+        failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),
+    )
+
+
+def too_many_exports(datasette: Datasette) -> Response:
+    """The refusal when all slots for downloads are taken."""
+    allowed = state_of(datasette).settings.export_concurrency
+    words = f"{allowed} exports are under way, as many as are allowed; try again in {RETRY_AFTER} seconds."
+    return error(datasette, words, 429, {"Retry-After": str(RETRY_AFTER)})
 
 
 async def state(request: Request, datasette: Datasette) -> Response:

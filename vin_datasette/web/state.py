@@ -16,6 +16,7 @@ from datasette.utils import StartupError
 from vin_datasette.cache import CacheError
 from vin_datasette.lookup import Lookup
 from vin_datasette.settings import SettingError, Settings
+from vin_datasette.web.streams import Slots
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -40,6 +41,7 @@ class State:
     settings: Settings
     lookup: Lookup
     database: str
+    exports: Slots
 
 
 _states: WeakKeyDictionary[Datasette, State] = WeakKeyDictionary()
@@ -76,7 +78,8 @@ async def start(datasette: Datasette) -> State:
         await asyncio.to_thread(lookup.cache.open)
     except CacheError as error:
         raise CannotStart(str(error)) from None
-    state = State(settings, lookup, _attached(datasette, settings.db) or _attach(datasette, settings.db))
+    name = _attached(datasette, settings.db) or _attach(datasette, settings.db)
+    state = State(settings, lookup, name, Slots(settings.export_concurrency))
     _states[datasette] = state
     return state
 

@@ -1,0 +1,125 @@
+"""Files that are sent as they are made: with backpressure, an end when the reader leaves, and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from datasette import Response
+
+from vin_datasette.parquet import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+
+    from vin_datasette.parquet import Part
+
+log = logging.getLogger(__name__)
+
+
+class Slots:
+    """How many downloads may run at once in one instance."""
+
+    def __init__(self, number: int) -> None:
+        self.free = number
+
+    def take(self) -> bool:
+        """Whether there was one to take; whoever took it gives it back."""
+        if self.free <= 0:
+            return False
+        self.free -= 1
+        return True
+
+    def give_back(self) -> None:
+        """After `take`, once."""
+        self.free += 1
+
+
+class ParquetDownload(Response):  # type: ignore[misc]
+    """A response whose body is made while it is sent.
+
+    The next part is made only when the reader has taken the last one, so a slow
+    reader slows the making, and when the reader leaves or `limit` seconds are over
+    the making is ended. A download that cannot be finished is cut off, never ended
+    as if it were whole.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncGenerator[bytes, None],
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        *,
+        name: str,
+        limit: float,
+        slots: Slots,
+        failed: Callable[[Exception], Response],
+    ) -> None:
+        super().__init__(
+            body=b"",
+            status=200,
+            headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "private, no-store"},
+            content_type=MEDIA_TYPE,
+        )
+        self._parts = parts
+        self._receive = receive
+        self._limit = limit
+        self._slots = slots
+        self._failed = failed
+
+    async def asgi_send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        """Send the head, then the parts as they come."""
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(self._left())
+        try:
+            await asyncio.wait({sending, leaving}, timeout=self._limit, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done() and not leaving.done():
+                log.warning("A download was cut off after %g seconds, its limit", self._limit)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            # The making has to end before its slot is free again.
+            [outcome, _] = await asyncio.gather(sending, leaving, return_exceptions=True)
+            await self._parts.aclose()
+            self._slots.give_back()
+        if isinstance(outcome, Exception):
+            log.error("A download was cut off: %s", outcome)
+
+    async def _send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        try:
+            part = await anext(self._parts, None)
+        except Exception as error:
+            # Nothing has been sent yet, so there is still a status to tell it by.
+            await self._failed(error).asgi_send(send)
+            return
+        headers = {**self.headers, "content-type": self.content_type}
+        raw = [(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        while part is not None:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            part = await anext(self._parts, None)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+async def in_thread(parts: Generator[Part, None, None]) -> AsyncGenerator[bytes, None]:
+    """The bytes of parts that are made on a thread, one at a time, as they are asked for."""
+    try:
+        while True:
+            made = asyncio.get_running_loop().run_in_executor(None, next, parts, None)
+            try:
+                part = await asyncio.shield(made)
+            except asyncio.CancelledError:
+                # A generator cannot be closed while it runs.
+                with contextlib.suppress(Exception):
+                    await made
+                raise
+            if part is None:
+                return
+            yield part.data
+    finally:
+        await asyncio.shield(asyncio.to_thread(parts.close))
