@@ -21,7 +21,7 @@ from vin_datasette.schema import VEHICLES
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MEDIA_TYPE = "application/vnd.apache.parquet"
@@ -153,44 +153,58 @@ class Part:
     rows: int
 
 
-def encode(
-    batches: Iterable[pa.RecordBatch],
-    schema: pa.Schema,
-    *,
-    metadata: Mapping[str, str] | None = None,
-    sorted_by_first: bool = False,
-) -> Iterator[Part]:
-    """Record batches as the bytes of one Parquet file, a part for each row group as it
-    is complete, and the footer. `metadata` goes into the footer, beside `rows`."""
-    dictionary = [column.name for column in schema if pa.types.is_string(column.type) and column.name not in _DISTINCT]
-    sink, rows = _Sink(), 0
-    with pq.ParquetWriter(
-        sink,
-        schema,
-        compression="zstd",
-        use_dictionary=dictionary or False,
-        sorting_columns=[pq.SortingColumn(0)] if sorted_by_first else None,
-    ) as writer:
-        for group in _row_groups(batches, schema):
-            writer.write_table(group, row_group_size=group.num_rows)
-            rows += group.num_rows
-            yield Part(sink.take(), group.num_rows)
-        told = {"version": __version__, **(metadata or {}), "rows": str(rows)}
-        writer.add_key_value_metadata({f"vin_datasette.{key}": value for key, value in told.items()})
-    yield Part(sink.take(), 0)
+class Encoder:
+    """Record batches in, the bytes of one Parquet file out, a part for each row group.
 
+    `metadata` goes into the footer under `vin_datasette.…`, beside the version and the
+    number of rows. Whoever ends early calls `close`.
+    """
 
-def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    gathered: list[pa.RecordBatch] = []
-    size, target = 0, FIRST_ROW_GROUP
-    for batch in batches:
-        gathered.append(batch)
-        size += batch.nbytes
-        if size >= target:
-            yield pa.Table.from_batches(gathered, schema)
-            gathered, size, target = [], 0, min(2 * target, LARGEST_ROW_GROUP)
-    if gathered:
-        yield pa.Table.from_batches(gathered, schema)
+    def __init__(
+        self, schema: pa.Schema, *, metadata: Mapping[str, str] | None = None, sorted_by_first: bool = False
+    ) -> None:
+        encoded = [column.name for column in schema if pa.types.is_string(column.type) and column.name not in _DISTINCT]
+        self._schema = schema
+        self._metadata = metadata or {}
+        self._sink = _Sink()
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            schema,
+            compression="zstd",
+            use_dictionary=encoded or False,
+            sorting_columns=[pq.SortingColumn(0)] if sorted_by_first else None,
+        )
+        self._gathered: list[pa.RecordBatch] = []
+        self._size, self._target = 0, FIRST_ROW_GROUP
+        self._rows = 0
+
+    def add(self, batch: pa.RecordBatch) -> Part | None:
+        """Take a batch; the bytes of a row group when one is complete with it."""
+        self._gathered.append(batch)
+        self._size += batch.nbytes
+        if self._size < self._target:
+            return None
+        self._target = min(2 * self._target, LARGEST_ROW_GROUP)
+        return self._row_group()
+
+    def finish(self) -> Part:
+        """The last row group and the footer."""
+        part = self._row_group() if self._gathered else Part(b"", 0)
+        told = {"version": __version__, **self._metadata, "rows": str(self._rows)}
+        self._writer.add_key_value_metadata({f"vin_datasette.{key}": value for key, value in told.items()})
+        self.close()
+        return Part(part.data + self._sink.take(), part.rows)
+
+    def close(self) -> None:
+        """Let go of the writer; nothing when it is already done."""
+        self._writer.close()
+
+    def _row_group(self) -> Part:
+        group = pa.Table.from_batches(self._gathered, self._schema)
+        self._gathered, self._size = [], 0
+        self._writer.write_table(group, row_group_size=max(group.num_rows, 1))
+        self._rows += group.num_rows
+        return Part(self._sink.take(), group.num_rows)
 
 
 def parquet_parts(path: str | Path, selection: Selection | None = None) -> Generator[Part, None, None]:
@@ -205,6 +219,13 @@ def parquet_parts(path: str | Path, selection: Selection | None = None) -> Gener
 
 def snapshot_parts(connection: sqlite3.Connection, selection: Selection) -> Iterator[Part]:
     """The same from a connection that is already in its read transaction."""
-    metadata = {"snapshot": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    batches = record_batches(connection, selection)
-    yield from encode(batches, selection.schema(), metadata=metadata, sorted_by_first=True)
+    taken_at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    encoder = Encoder(selection.schema(), metadata={"snapshot": taken_at}, sorted_by_first=True)
+    try:
+        for batch in record_batches(connection, selection):
+            part = encoder.add(batch)
+            if part:
+                yield part
+        yield encoder.finish()
+    finally:
+        encoder.close()

@@ -20,6 +20,9 @@ from vin_datasette.web.plugin import (
     register_actions as register_actions,
 )
 from vin_datasette.web.plugin import (
+    register_output_renderer as register_output_renderer,
+)
+from vin_datasette.web.plugin import (
     register_routes as register_routes,
 )
 from vin_datasette.web.plugin import (

@@ -9,6 +9,7 @@ from datasette import hookimpl
 
 from vin_datasette.web import guard, routes
 from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record
+from vin_datasette.web.renderer import can_render_parquet, render_parquet
 from vin_datasette.web.state import PLUGIN_NAME, settings_of, start, state_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def register_routes(datasette: Datasette) -> list[tuple[str, Callable[..., Await
     prefixes = ("/-/vin", "") if settings_of(datasette).short_routes else ("/-/vin",)
     own = [(rf"^{prefix}{pattern}", view) for prefix in prefixes for pattern, view in _ROUTES]
     return [*own, (r"^/-/vin\.json$", routes.state)]
+
+
+@hookimpl
+def register_output_renderer() -> dict[str, Any]:
+    return {"extension": "parquet", "render": render_parquet, "can_render": can_render_parquet}
 
 
 @hookimpl

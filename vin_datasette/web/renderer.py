@@ -1,0 +1,248 @@
+"""`.parquet` beside `.json` and `.csv` on every table, view and query page: all rows,
+not the first page's, by following pages as Datasette's own CSV stream does."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
+
+import pyarrow as pa
+from datasette.database import QueryInterrupted
+from datasette.utils import escape_sqlite, sqlite3
+
+from vin_datasette.parquet import Encoder, Part
+from vin_datasette.web.routes import RETRY_AFTER, error, too_many_exports
+from vin_datasette.web.state import state_of
+from vin_datasette.web.streams import ParquetDownload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from datasette import Request, Response
+    from datasette.app import Datasette
+    from datasette.database import Database
+
+# What a page is asked with; what the reader asked for stands beside it.
+_PAGING = {
+    "_shape": "arrays",
+    "_size": "max",
+    "_labels": "off",
+    "_nofacet": "1",
+    "_nocount": "1",
+    "_json_infinity": "1",
+}
+_NOT_PASSED_ON = {
+    *_PAGING,
+    "_next",
+    "_dl",
+    "_stream",
+    "_nl",
+    "_json",
+    "_extra",
+    "_facet",
+    "_facet_array",
+    "_facet_date",
+}
+_HEADERS_NOT_PASSED_ON = {"host", "accept", "accept-encoding", "connection", "content-length", "range", "if-none-match"}
+
+
+Row = tuple[Any, ...]
+
+
+class PageError(Exception):
+    """A page that Datasette did not give; the message is its own."""
+
+
+async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
+    datasette: Datasette,
+    request: Request,
+    database: str,
+    table: str | None,
+    columns: Sequence[str],
+    rows: Sequence[Any],
+    sql: str | None,
+) -> Response:
+    """The rows of a page's table, view or query as a Parquet file, streamed.
+
+    Every page is asked of Datasette as the same actor, so its permissions and limits
+    hold for each. Column types are those of all values where they can be read within
+    `sql_time_limit_ms`, else the declared ones.
+    """
+    db = datasette.get_database(database)
+    if not can_render_parquet(columns):
+        return error(datasette, "Parquet needs columns, each with a name of its own; name them with AS.", 400)
+    try:
+        if "pks" in request.url_vars:
+            pages = _one_page([tuple(row) for row in rows])
+            kinds = await _kinds(db, escape_sqlite(table), {}, columns, table)
+        elif table:
+            pages = _table_pages(datasette, request)
+            kinds = await _kinds(db, escape_sqlite(table), {}, columns, table)
+        else:
+            parameters = _parameters(request, sql or "")
+            pages = _query_pages(datasette, db, sql or "", parameters, len(columns))
+            kinds = await _kinds(db, _subquery(sql or ""), parameters, columns, None)
+    except (sqlite3.Error, PageError) as problem:
+        return error(datasette, f"This cannot be written as Parquet: {problem}.", 400)
+    own = state_of(datasette)
+    if not own.exports.take():
+        return too_many_exports(datasette)
+    return ParquetDownload(
+        _encoded(pages, pa.schema(zip(columns, kinds, strict=True))),
+        request.receive,
+        name=f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet",
+        limit=own.settings.export_timeout,
+        slots=own.exports,
+        failed=lambda failure: error(datasette, str(failure), 400, {"Retry-After": str(RETRY_AFTER)}),
+    )
+
+
+def can_render_parquet(columns: Sequence[str] | None) -> bool:
+    """Whether a page has columns, each under its own name."""
+    return bool(columns) and len(set(columns or ())) == len(columns or ())
+
+
+async def _one_page(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
+    yield rows
+
+
+async def _table_pages(datasette: Datasette, request: Request) -> AsyncIterator[Sequence[Row]]:
+    """The pages of a table or view, as Datasette answers them to the same request."""
+    path = re.sub(r"\.parquet$", ".json", request.scope.get("route_path") or request.path)
+    asked = [pair for pair in parse_qsl(request.query_string, keep_blank_values=True) if pair[0] not in _NOT_PASSED_ON]
+    headers = {key: value for key, value in request.headers.items() if key.lower() not in _HEADERS_NOT_PASSED_ON}
+    following: str | None = None
+    while True:
+        query = urlencode([*asked, *_PAGING.items(), *([("_next", following)] if following else [])])
+        answer = await datasette.client.get(f"{path}?{query}", headers=headers)
+        page = json.loads(answer.text) if answer.status_code == 200 else {}
+        if "rows" not in page:
+            raise PageError(f"a page of the table was answered with status {answer.status_code}")
+        yield page["rows"]
+        following = page.get("next")
+        if not following:
+            return
+
+
+async def _query_pages(
+    datasette: Datasette, db: Database, sql: str, parameters: dict[str, str], width: int
+) -> AsyncIterator[Sequence[Row]]:
+    """The rows of a query, in pages of as many as Datasette returns at most."""
+    size = datasette.setting("max_returned_rows")
+    start = 0
+    while True:
+        page = await db.execute(
+            f"SELECT * FROM {_subquery(sql)} LIMIT :_parquet_size OFFSET :_parquet_start",  # noqa: S608
+            {**parameters, "_parquet_size": size, "_parquet_start": start},
+        )
+        rows = [tuple(row) for row in page.rows]
+        if rows and len(rows[0]) != width:
+            raise PageError("the query's columns changed")
+        yield rows
+        start += size
+        if len(rows) < size:
+            return
+
+
+def _subquery(sql: str) -> str:
+    # On a line of its own the parenthesis is not swallowed by a comment at the end.
+    return f"(\n{sql.strip().rstrip(';')}\n)"
+
+
+_NAMED = re.compile(r":([A-Za-z0-9_]+)")
+
+
+def _parameters(request: Request, sql: str) -> dict[str, str]:
+    """The named parameters of a query from the request; those not given are blank, as on the page."""
+    names = _NAMED.findall(sql)
+    if any(name.startswith("_") for name in names):
+        raise PageError("the query uses parameters that only its page can fill in")
+    return {name: request.args.get(name) or "" for name in names}
+
+
+async def _kinds(
+    db: Database, origin: str, parameters: dict[str, str], columns: Sequence[str], table: str | None
+) -> list[pa.DataType]:
+    """The Arrow type of each column: that of all its values, else the declared one, else text."""
+    declared = await _declared(db, table) if table else {}
+    flags = [
+        f"max(typeof({escape_sqlite(column)}) = '{kind}')"
+        for column in columns
+        for kind in ("integer", "real", "text", "blob")
+    ]
+    sql = f"SELECT {', '.join(flags)} FROM {origin}"  # noqa: S608
+    try:
+        [seen] = (await db.execute(sql, parameters)).rows
+    except QueryInterrupted:
+        return [declared.get(column, pa.string()) for column in columns]
+    return [
+        _kind(tuple(bool(flag) for flag in seen[4 * index : 4 * index + 4]), declared.get(column, pa.string()))
+        for index, column in enumerate(columns)
+    ]
+
+
+def _kind(seen: tuple[bool, ...], declared: pa.DataType) -> pa.DataType:
+    integer, real, text, blob = seen
+    if blob:
+        return pa.binary()
+    if text:
+        return pa.string()
+    if real:
+        return pa.float64()
+    return pa.int64() if integer else declared
+
+
+async def _declared(db: Database, table: str) -> dict[str, pa.DataType]:
+    """Declared column types by the rules of SQLite's type affinity (its documentation, 3.1)."""
+    info = await db.execute_fn(
+        lambda connection: connection.execute(f"PRAGMA table_info({escape_sqlite(table)})").fetchall()
+    )
+    kinds: dict[str, pa.DataType] = {"rowid": pa.int64()}
+    for row in info:
+        words = str(row[2]).upper()
+        if "INT" in words:
+            kinds[row[1]] = pa.int64()
+        elif any(word in words for word in ("REAL", "FLOA", "DOUB")):
+            kinds[row[1]] = pa.float64()
+        else:
+            kinds[row[1]] = pa.binary() if "BLOB" in words else pa.string()
+    return kinds
+
+
+async def _encoded(pages: AsyncIterator[Sequence[Row]], schema: pa.Schema) -> AsyncGenerator[bytes, None]:
+    """Pages as the bytes of a Parquet file, encoded on a thread."""
+    encoder = Encoder(schema)
+    try:
+        async for rows in pages:
+            part = await asyncio.to_thread(_added, encoder, rows, schema)
+            if part:
+                yield part.data
+        yield (await asyncio.to_thread(encoder.finish)).data
+    finally:
+        encoder.close()
+
+
+def _added(encoder: Encoder, rows: Sequence[Row], schema: pa.Schema) -> Part | None:
+    return encoder.add(_batch(rows, schema))
+
+
+def _batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
+    values = zip(*rows, strict=True) if rows else ((),) * len(schema)
+    arrays = [
+        pa.array([_fitted(value, kind.type) for value in column], kind.type)
+        for kind, column in zip(schema, values, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """A value of a page as one of its column's type; numbers in a column of text as text."""
+    if isinstance(value, dict) and value.get("$base64"):
+        value = base64.b64decode(value["encoded"])
+    if pa.types.is_binary(kind) and isinstance(value, (str, int, float)):
+        return str(value).encode()
+    return str(value) if pa.types.is_string(kind) and isinstance(value, (int, float)) else value
