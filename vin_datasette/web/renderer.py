@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 import pyarrow as pa
+from datasette import Response
 from datasette.database import QueryInterrupted
 from datasette.utils import escape_sqlite, sqlite3
 
@@ -20,9 +21,9 @@ from vin_datasette.web.state import state_of
 from vin_datasette.web.streams import ParquetDownload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
-    from datasette import Request, Response
+    from datasette import Request
     from datasette.app import Datasette
     from datasette.database import Database
 
@@ -73,8 +74,14 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
     `sql_time_limit_ms`, else the declared ones.
     """
     db = datasette.get_database(database)
+    if not columns and sql:
+        # Datasette 0.65 tells a renderer nothing of an error in the query: meet it again.
+        try:
+            await db.execute(sql, _parameters(request, sql))
+        except (sqlite3.Error, PageError) as problem:
+            return _refusal(datasette, str(problem))
     if not can_render_parquet(columns):
-        return error(datasette, "Parquet needs columns, each with a name of its own; name them with AS.", 400)
+        return _refusal(datasette, "Parquet needs columns, each with a name of its own; name them with AS.")
     try:
         if "pks" in request.url_vars:
             pages = _one_page([tuple(row) for row in rows])
@@ -87,10 +94,10 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
             pages = _query_pages(datasette, db, sql or "", parameters, len(columns))
             kinds = await _kinds(db, _subquery(sql or ""), parameters, columns, None)
     except (sqlite3.Error, PageError) as problem:
-        return error(datasette, f"This cannot be written as Parquet: {problem}.", 400)
+        return _refusal(datasette, f"This cannot be written as Parquet: {problem}.")
     own = state_of(datasette)
     if not own.exports.take():
-        return too_many_exports(datasette)
+        return _Unchanged(too_many_exports(datasette))
     return ParquetDownload(
         _encoded(pages, pa.schema(zip(columns, kinds, strict=True))),
         request.receive,
@@ -104,6 +111,23 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
 def can_render_parquet(columns: Sequence[str] | None) -> bool:
     """Whether a page has columns, each under its own name."""
     return bool(columns) and len(set(columns or ())) == len(columns or ())
+
+
+class _Unchanged(Response):  # type: ignore[misc]
+    """A response that keeps its status: Datasette 0.65 sets a renderer's to the page's own."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.body, response.status, response.headers, response.content_type)
+        self._status = response.status
+
+    async def asgi_send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        """Send the response as it was made."""
+        self.status = self._status
+        await super().asgi_send(send)
+
+
+def _refusal(datasette: Datasette, reason: str) -> Response:
+    return _Unchanged(error(datasette, reason, 400))
 
 
 async def _one_page(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
