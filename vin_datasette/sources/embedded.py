@@ -36,12 +36,13 @@ class EmbeddedSource:
 
     async def decode(self, questions: Sequence[Question]) -> list[Record]:
         """One record for each question. See `Source.decode`; raises nothing of its own."""
-        return await asyncio.to_thread(self._decode, questions)
+        return await asyncio.to_thread(self.decode_now, questions)
 
     async def aclose(self) -> None:
         """Nothing is held open."""
 
-    def _decode(self, questions: Sequence[Question]) -> list[Record]:
+    def decode_now(self, questions: Sequence[Question]) -> list[Record]:
+        """The same at once, on the calling thread."""
         import ultravin
 
         answers = ultravin.decode_batch(
