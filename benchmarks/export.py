@@ -226,7 +226,8 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def lookups(port: int, vins: list[str], until: Callable[[], bool]) -> list[float]:
-    """Milliseconds of cached lookups on one connection, one after another."""
+    """Milliseconds of cached lookups on one connection, a hundred or so a second: a load
+    that leaves the server time to spare, so that what is measured is waiting."""
     taken: list[float] = []
     connection = http.client.HTTPConnection("127.0.0.1", port)
     while not until():
@@ -234,8 +235,18 @@ def lookups(port: int, vins: list[str], until: Callable[[], bool]) -> list[float
         connection.request("GET", f"/lookup/{vins[len(taken) % len(vins)]}")
         connection.getresponse().read()
         taken.append(1000 * (time.perf_counter() - began))
+        time.sleep(0.008)
     connection.close()
     return taken
+
+
+@contextmanager
+def downloading(port: int, query: str) -> Iterator[subprocess.Popen[str]]:
+    """A download under way; it prints its first byte's time, its time and its size."""
+    shown = "%{time_starttransfer} %{time_total} %{size_download}"
+    command = ["curl", "-s", "-o", os.devnull, "-w", shown, f"http://127.0.0.1:{port}/export{query}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as download:
+        yield download
 
 
 def over_http(rows: int, query: str, folder: Path) -> None:
@@ -248,14 +259,11 @@ def over_http(rows: int, query: str, folder: Path) -> None:
         lookups(port, vins, lambda: time.monotonic() > quiet_ends - 4)
         alone = lookups(port, vins, lambda: time.monotonic() > quiet_ends)
         idle = memory(pid, "VmRSS")
-        url = f"http://127.0.0.1:{port}/export{query}"
-        shown = "%{time_starttransfer} %{time_total} %{size_download}"
-        with subprocess.Popen(
-            ["curl", "-s", "-o", os.devnull, "-w", shown, url], stdout=subprocess.PIPE, text=True
-        ) as download:
-            during = lookups(port, vins, lambda: download.poll() is not None)
+        with downloading(port, query) as download:
             first, total, size = map(float, download.communicate()[0].split())
         peak = memory(pid, "VmHWM")
+        with downloading(port, query) as download:
+            during = lookups(port, vins, lambda: download.poll() is not None)
     print(
         f"\n{rows:,} vehicles over HTTP{f' with {query}' if query else ''}: first byte {1000 * first:.0f} ms, "
         f"{rows / total:,.0f} rows/s, {size / 1e6:.1f} MB; server {peak - idle:.0f} MB over idle ({idle:.0f} MB)"

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/vnd.apache.parquet"
 """As registered with IANA."""
 
-ROWS_AT_ONCE = 1_000
-"""Rows made into Python objects at a time: more would hold the interpreter lock long
-enough to be felt by others in the process, fewer cost speed."""
+FIRST_ROWS, MOST_ROWS = 125, 1_000
+"""Rows made into Python objects at a time, doubled with each step from the one to the
+other: the first ones are on their way at once, and more than the other would hold the
+interpreter lock long enough to be felt by others in the process."""
 
 FIRST_ROW_GROUP = 64 * 1024
 LARGEST_ROW_GROUP = 8 * 1024 * 1024
@@ -111,13 +112,15 @@ def _expression(column: pa.Field) -> str:
 
 def record_batches(connection: sqlite3.Connection, selection: Selection) -> Iterator[pa.RecordBatch]:
     """The selected vehicles in the order of their VINs, as record batches of at most
-    `ROWS_AT_ONCE` rows each. Raises `sqlite3.Error` for conditions that are no SQL."""
+    `MOST_ROWS` rows each. Raises `sqlite3.Error` for conditions that are no SQL."""
     schema = selection.schema()
     sql = f"SELECT {', '.join(map(_expression, schema))} FROM {VEHICLES}"  # noqa: S608
     if selection.where:
         sql += f" WHERE {' AND '.join(f'({condition})' for condition in selection.where)}"
     cursor = connection.execute(f"{sql} ORDER BY vin", dict(selection.parameters))
-    while rows := cursor.fetchmany(ROWS_AT_ONCE):
+    at_once = FIRST_ROWS
+    while rows := cursor.fetchmany(at_once):
+        at_once = min(2 * at_once, MOST_ROWS)
         values = zip(*rows, strict=True)
         arrays = [pa.array(column, kind.type) for kind, column in zip(schema, values, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
