@@ -12,7 +12,14 @@ from urllib.parse import quote
 
 import httpx
 from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from vin_datasette import __version__
 from vin_datasette.record import Record, SourceName
@@ -40,7 +47,7 @@ _RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 _BYTES_PER_RECORD = 65_536
 
 
-_backoff = wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
+_backoff = wait_exponential(multiplier=0.1, max=5) + wait_random(0, 0.1)
 
 
 def _pause(state: RetryCallState) -> float:
