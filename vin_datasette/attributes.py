@@ -23,7 +23,8 @@ Value = str | int | float | None
 KG_PER_POUND = 0.45359237
 """By definition (NIST SP 811, appendix B.8)."""
 
-_SQLITE_MAX_INTEGER = 2**63 - 1
+_LARGEST = 2**53
+"""What is larger is no exact number as a float, and no count or weight of a vehicle."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,23 @@ class Attribute:
         return number if self.kind == "real" or number is None else _whole(number)
 
 
+# Narrower than float(): no underscores, no foreign digits, and not longer than any number of vPIC's.
+_NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
+
+
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
     return number if math.isfinite(number) else None
 
 
 def _whole(number: float) -> int | None:
-    return int(number) if number.is_integer() and abs(number) <= _SQLITE_MAX_INTEGER else None
+    return int(number) if number.is_integer() and abs(number) <= _LARGEST else None
 
 
 # "Class 1C: 4,001 - 5,000 lb (1,814 - 2,268 kg)", "… (2,722 kg or less)", "… (14,969 kg and above)"
-_KILOGRAMS = re.compile(r"\((?:([\d,]+)\s*-\s*)?([\d,]+)\s*kg(?:\s*(or less|and above))?[^)]*\)")
+_KILOGRAMS = re.compile(
+    r"\((?:(\d[\d,]{0,12})\s*-\s*)?(\d[\d,]{0,12})\s*kg(?:\s*(or less|and above))?[^)]*\)", re.ASCII
+)
 
 
 def _kilograms(text: str) -> tuple[int | None, int | None]:
@@ -93,14 +97,16 @@ def _gvwr_to(record: Record) -> int | None:
 
 def _curb_weight(record: Record) -> int | None:
     pounds = _number(record.text("CurbWeightLB"))
-    return round(pounds * KG_PER_POUND) if pounds is not None else None
+    return _whole(float(round(pounds * KG_PER_POUND))) if pounds is not None else None
 
 
 # fmt: off
+MODEL_YEAR = Attribute("model_year", "ModelYear", 29, "integer", "Model year", "Designated by the maker; not the year of manufacture")
+
 CONTRACT_ATTRIBUTES = (
     Attribute("make", "Make", 26, "text", "Make", "The name under which the vehicle was sold"),
     Attribute("model", "Model", 28, "text", "Model", "The maker's name for the model"),
-    Attribute("model_year", "ModelYear", 29, "integer", "Model year", "Designated by the maker; not the year of manufacture"),
+    MODEL_YEAR,
     Attribute("body_class", "BodyClass", 5, "text", "Body class", "Shape and doors of the body"),
 )
 """The four attributes that every door answers with, in their order."""

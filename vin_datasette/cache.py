@@ -10,20 +10,23 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vin_datasette.record import Record
 from vin_datasette.schema import MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
 from vin_datasette.vehicle import Rejection, Vehicle
-from vin_datasette.vin import VIN, InvalidVIN
+from vin_datasette.vin import VIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlite_utils import Database
+
+    from vin_datasette.record import SourceName
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ class Cache:
             return self._connections
 
     def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        if "\0" in str(self.path):
+            raise CacheError(f"{str(self.path)!r} is no name that a file can have.")
         if not self.path.parent.is_dir():
             raise CacheError(f"{self.path} cannot be made: there is no folder {self.path.parent}.")
         if self.path.is_dir():
@@ -84,6 +89,8 @@ class Cache:
             _migrate(opened[0], self.path)
             opened.append(_connect(self.path, READ_TIMEOUT))
             opened[1].execute("PRAGMA query_only = 1")
+            # A text that is no UTF-8, in a row that somebody damaged, must cost that row alone.
+            opened[1].text_factory = bytes
         except (sqlite3.Error, CacheError) as error:
             for connection in opened:
                 connection.close()
@@ -213,12 +220,13 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     applied = _applied(connection)
     if applied == set(MIGRATION_NAMES):
         return
-    from vin_datasette.migrations import migrations
-
-    # Cannot be changed inside a transaction, and lasts: readers and one writer stop waiting for each other.
-    connection.execute("PRAGMA journal_mode = WAL")
     from sqlite_utils import Database
 
+    from vin_datasette.migrations import migrations
+
+    made_here = connection.execute("PRAGMA page_count").fetchone() == (0,)
+    if made_here:
+        _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         newer = _applied(connection) - set(MIGRATION_NAMES)
@@ -230,6 +238,24 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    if not made_here:
+        _use_wal(connection)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers and the one writer not wait for each other. It lasts in the file, and
+    cannot be changed inside a transaction."""
+    gives_up = time.monotonic() + WRITE_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            # SQLite's own waiting for locks does not cover this statement.
+            if time.monotonic() > gives_up:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _applied(connection: sqlite3.Connection) -> set[str]:
@@ -246,18 +272,24 @@ def _select_by_vin(count: int) -> Iterator[str]:
         yield f"SELECT vin, record, source, source_version, fetched_at, notes FROM {table} WHERE vin IN ({marks})"  # noqa: S608
 
 
-def _record(row: tuple[Any, ...]) -> Record | None:
+def _record(row: tuple[bytes | None, ...]) -> Record | None:
     """A row as a record; None, and a line in the log, when somebody damaged the row."""
-    vin, record, source, version, fetched_at, notes = row
+    key, record, *rest = row
+    vin = (key or b"").decode("utf-8", "replace")
     try:
-        values = json.loads(record)
+        source, version, fetched_at, notes = (None if field is None else field.decode() for field in rest)
+        values = json.loads(record or b"")
         if not isinstance(values, dict):
             raise TypeError("the record is no JSON object")
-        when = datetime.strptime(fetched_at, _TIME).replace(tzinfo=timezone.utc)
-        return Record(VIN(vin), values, source, version, when, tuple(json.loads(notes)) if notes else ())
-    except (ValueError, TypeError, InvalidVIN) as error:
+        when = datetime.strptime(fetched_at or "", _TIME).replace(tzinfo=timezone.utc)
+        remarks = tuple(json.loads(notes)) if notes else ()
+        return Record(VIN(vin), values, _SOURCES[source or ""], version, when, remarks)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         log.warning("The cached row of VIN %r cannot be read and is passed over: %s", vin, error)
         return None
+
+
+_SOURCES: dict[str, SourceName] = {"vpic": "vpic", "embedded": "embedded"}
 
 
 def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> set[str]:

@@ -19,7 +19,6 @@ from vin_datasette.vehicle import (
     MODEL_YEAR_MISMATCH_CODE,
     Rejection,
     Vehicle,
-    error_codes,
     error_text,
     interpret,
 )
@@ -268,7 +267,7 @@ class Lookup:
         doubtful = [
             index
             for index, (question, record) in enumerate(zip(batch, records, strict=True))
-            if question.model_year and MODEL_YEAR_MISMATCH_CODE in error_codes(record)
+            if question.model_year and MODEL_YEAR_MISMATCH_CODE in record.error_codes
         ]
         if doubtful:
             again = await self._records([Question(batch[index].vin) for index in doubtful])
@@ -316,7 +315,9 @@ class Lookup:
         try:
             records = await self._vpic.decode(questions)
         except SourceError as error:
-            if not error.unreachable:
+            if not error.asked:
+                self._breaker.abandoned()
+            elif not error.unreachable:
                 # It is there, and a VIN that it chokes on must not shut it off for others.
                 self._breaker.succeeded()
             elif self._breaker.failed(error.retry_after):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 SourceName = Literal["vpic", "embedded"]
 """`vpic` is the DOT's API, `embedded` vPIC's own database in the package `ultravin`."""
+
+_CODES = re.compile(r"\d+(?:,\d+)*", re.ASCII)
+# Until 2018 vPIC put the texts under `ErrorCode`: "0 - VIN decoded clean…; 14 - …".
+_CODE_OF_TEXT = re.compile(r"(?:^|;\s*)(\d{1,4})\s?-", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,18 @@ class Record:
         # A lone surrogate can be stored in JSON but not in an SQLite text.
         words = " ".join(str(value).encode("utf-8", "replace").decode().replace("\0", " ").split())
         return "" if words == "Not Applicable" else words
+
+    @property
+    def error_codes(self) -> tuple[int, ...]:
+        """vPIC's error codes, as `read_error_codes` finds them."""
+        return read_error_codes(self.values)
+
+
+def read_error_codes(values: Mapping[str, object]) -> tuple[int, ...]:
+    """The codes under `ErrorCode`, ascending as vPIC gives them: in today's form
+    (`1,11,400`) and in that of 2018 (texts). Empty when there are none to be read."""
+    said = values.get("ErrorCode")
+    text = said.strip() if isinstance(said, str) else str(said) if type(said) is int else ""
+    found = text.split(",") if _CODES.fullmatch(text) else _CODE_OF_TEXT.findall(text)
+    # No code of vPIC's has more than three digits.
+    return tuple(int(code) for code in found if len(code) <= 4)

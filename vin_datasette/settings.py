@@ -31,6 +31,19 @@ class SettingError(ValueError):
     """A setting whose value cannot be used; the message names it and says what can."""
 
 
+def _path(value: object) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise ValueError(f"must be a path, not {value!r}")
+    return Path(value).expanduser()
+
+
+def _header_text(value: object) -> str:
+    text = str(value).strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f"must be printable ASCII, as it stands in a header, not {value!r}")
+    return text
+
+
 def _choice(*choices: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in choices:
@@ -42,8 +55,12 @@ def _choice(*choices: str) -> Callable[[object], str]:
 
 def _url(value: object) -> str:
     url = str(value).strip()
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        port_is_wrong = parts.port == 0
+    except ValueError:
+        parts, port_is_wrong = urlsplit(""), True
+    if port_is_wrong or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"must be an http or https URL such as {DEFAULT_VPIC_URL}, not {value!r}")
     return url if url.endswith("/") else f"{url}/"
 
@@ -121,7 +138,7 @@ def _setting(default: Any, read: Callable[[Any], object], text: str) -> Any:
 class Settings:
     """All settings, typed. Durations are in seconds; each field's metadata has its help."""
 
-    db: Path = _setting(Path("vin.db"), Path, "The cache, an SQLite file; made when it is not there.")
+    db: Path = _setting(Path("vin.db"), _path, "The cache, an SQLite file; made when it is not there.")
     source: SourceChoice = _setting(
         "auto",
         _choice("auto", "vpic", "embedded"),
@@ -141,7 +158,7 @@ class Settings:
     rate: float = _setting(2.0, _number(0.01, 10_000), "Calls a second that vPIC is sent at most.")
     concurrency: int = _setting(2, _integer(1, 64), "Calls to vPIC in flight at once.")
     batch_size: int = _setting(50, _integer(1, 50), "VINs in one call to vPIC; 50 is the most it takes.")
-    contact: str = _setting("", str, "An e-mail address or URL for the User-Agent that vPIC is shown.")
+    contact: str = _setting("", _header_text, "An e-mail address or URL for the User-Agent that vPIC is shown.")
     rejection_max_age: float = _setting(86400.0, _duration, "How long a rejection is remembered, such as 12h or 7d.")
     export_concurrency: int = _setting(2, _integer(1, 64), "Downloads of Parquet files that may run at once.")
     export_timeout: float = _setting(3600.0, _duration, "How long a download may take, such as 30m.")
@@ -170,7 +187,7 @@ class Settings:
         environ = os.environ if environ is None else environ
         config = config or {}
         options = options or {}
-        unknown = sorted({*config, *options} - {each.name for each in fields(cls)})
+        unknown = sorted({*config, *options} - {each.name for each in fields(cls)}, key=str)
         if unknown:
             names = ", ".join(each.name for each in fields(cls))
             raise SettingError(f"{unknown[0]!r} is no setting of vin-datasette; there are {names}.")

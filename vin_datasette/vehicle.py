@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vin_datasette.attributes import ATTRIBUTES, Value
+from vin_datasette.attributes import ATTRIBUTES, MODEL_YEAR, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from vin_datasette.record import Record
     from vin_datasette.vin import InvalidVIN
 
@@ -25,10 +22,6 @@ invalid model year, invalid characters. All others (0, 8, 9, 10, 12, 14) inform.
 CHECK_DIGIT_CODE = 1
 MODEL_YEAR_MISMATCH_CODE = 12
 CLEAN_CODE = 0
-
-_CODES = re.compile(r"\d+(?:,\d+)*")
-# Until 2018 vPIC put the texts under `ErrorCode`: "0 - VIN decoded clean…; 14 - …".
-_CODE_OF_TEXT = re.compile(r"(?:^|;\s*)(\d{1,3})\s?-")
 
 
 @dataclass(frozen=True)
@@ -59,8 +52,8 @@ class Vehicle:
     @property
     def model_year(self) -> int | None:
         """The model year (49 CFR 565.12), or None where vPIC has none."""
-        year = self.record.text("ModelYear")
-        return int(year) if year.isascii() and year.isdigit() else None
+        year = MODEL_YEAR.read(self.record)
+        return year if isinstance(year, int) else None
 
     @property
     def body_class(self) -> str:
@@ -75,9 +68,12 @@ class Vehicle:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What vPIC remarks about an answer that stands, in its words."""
-        remarks = [] if error_codes(self.record) == (CLEAN_CODE,) else [error_text(self.record)]
+        remarks = [] if self.record.error_codes == (CLEAN_CODE,) else [error_text(self.record)]
         remarks.append(self.record.text("AdditionalErrorText"))
         return (*(remark for remark in remarks if remark), *self.record.notes)
+
+    # Python would otherwise go through it by __getitem__ with 0, 1, 2 …, and never end.
+    __iter__ = None
 
     def __getitem__(self, key: str) -> str:
         """The value under a flat vPIC key, "" when it is absent."""
@@ -132,28 +128,17 @@ def interpret(record: Record, check_digit: CheckDigitRule = "strict") -> Vehicle
     `check_digit="lenient"` code 1 alone does not. The reason of a rejection is
     vPIC's own `ErrorText` and `AdditionalErrorText`.
     """
-    codes = error_codes(record)
-    tolerated = {CHECK_DIGIT_CODE} if check_digit == "lenient" else set()
-    if record.text("Make") and not REJECTING_CODES.intersection(codes) - tolerated:
+    codes = record.error_codes
+    rejecting = REJECTING_CODES.intersection(codes)
+    if check_digit == "lenient":
+        rejecting -= {CHECK_DIGIT_CODE}
+    if record.text("Make") and not rejecting:
         return Vehicle(record)
     texts = [text for text in (error_text(record), record.text("AdditionalErrorText")) if text]
     # vPIC's texts end now with a full stop, now without.
     said = ". ".join([text.rstrip(".") for text in texts[:-1]] + texts[-1:])
-    reason = said if REJECTING_CODES.intersection(codes) else f"vPIC names no make for this VIN. {said}".strip()
+    reason = said if rejecting else f"vPIC names no make for this VIN. {said}".strip()
     return Rejection(record.vin, reason, codes, record.text("SuggestedVIN") or None, record)
-
-
-def error_codes(record: Record) -> tuple[int, ...]:
-    """vPIC's error codes of a record, ascending as it gives them; empty when it gave none."""
-    return parse_error_codes(record.values)
-
-
-def parse_error_codes(values: Mapping[str, object]) -> tuple[int, ...]:
-    """The codes under `ErrorCode`, in today's form (`1,11,400`) and that of 2018 (texts)."""
-    text = str(values.get("ErrorCode") or "").strip()
-    if _CODES.fullmatch(text):
-        return tuple(int(code) for code in text.split(",") if len(code) <= 4)
-    return tuple(int(code) for code in _CODE_OF_TEXT.findall(text))
 
 
 def error_text(record: Record) -> str:

@@ -25,13 +25,15 @@ class SourceError(Exception):
     """A source that gave no usable answer; it says nothing about the VINs.
 
     `reason` is in words. `unreachable` tells a source that is away or overloaded
-    from one that answers nonsense; `retry_after` is in seconds, where known.
+    from one that answers nonsense; `asked` is false when its own turn never came;
+    `retry_after` is in seconds, where known.
     """
 
     reason: str
     unreachable: bool = False
     transient: bool = True
     retry_after: float | None = None
+    asked: bool = True
 
     def __str__(self) -> str:
         return self.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,7 +23,7 @@ from tenacity import (
 )
 
 from vin_datasette import __version__
-from vin_datasette.record import Record, SourceName
+from vin_datasette.record import Record, SourceName, read_error_codes
 from vin_datasette.sources import Question, SourceError
 
 if TYPE_CHECKING:
@@ -73,11 +74,14 @@ class VpicSource:
     async def decode(self, questions: Sequence[Question]) -> list[Record]:
         """One record for each question. See `Source.decode`."""
         deadline = self._settings.deadline + SECONDS_PER_FURTHER_VIN * (len(questions) - 1)
-        last: list[SourceError] = []
+        tries = _Tries()
         try:
-            return await asyncio.wait_for(self._with_retries(questions, deadline, last), deadline)
+            return await asyncio.wait_for(self._with_retries(questions, deadline, tries), deadline)
         except asyncio.TimeoutError:
-            tail = f"; the last try: {last[-1]}" if last else ""
+            if not tries.sent:
+                reason = f"vPIC was not asked: the limits on calls to it left no turn within {deadline:g} seconds"
+                raise SourceError(reason, asked=False) from None
+            tail = f"; the last try: {tries.error}" if tries.error else ""
             raise SourceError(f"vPIC gave no answer within {deadline:g} seconds{tail}", unreachable=True) from None
 
     async def aclose(self) -> None:
@@ -86,16 +90,14 @@ class VpicSource:
             await self._bound.client.aclose()
         self._bound = None
 
-    async def _with_retries(
-        self, questions: Sequence[Question], deadline: float, errors: list[SourceError]
-    ) -> list[Record]:
+    async def _with_retries(self, questions: Sequence[Question], deadline: float, tries: _Tries) -> list[Record]:
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline
 
         def worth_another_try(error: BaseException) -> bool:
             if not isinstance(error, SourceError) or not error.transient:
                 return False
-            errors.append(error)
+            tries.error = error
             # Asking before the time that vPIC named would be impolite, waiting past the deadline pointless.
             return error.retry_after is None or loop.time() + error.retry_after < ends
 
@@ -107,13 +109,14 @@ class VpicSource:
             reraise=True,
         ):
             with attempt:
-                return _records(questions, await self._ask(questions))
+                return _records(questions, await self._ask(questions, tries))
         raise AssertionError("the retries ended without an answer or an error")  # pragma: no cover
 
-    async def _ask(self, questions: Sequence[Question]) -> bytes:
+    async def _ask(self, questions: Sequence[Question], tries: _Tries) -> bytes:
         """The body of one call's answer. Raises `SourceError`."""
         connections = self._connections()
         async with connections.in_flight, connections.limiter:
+            tries.sent += 1
             try:
                 async with _call(connections.client, questions) as response:
                     _check_head(response)
@@ -130,6 +133,14 @@ class VpicSource:
         if self._bound is None or self._bound.loop is not loop:
             self._bound = _Connections(self._settings, loop)
         return self._bound
+
+
+@dataclass
+class _Tries:
+    """How the tries of one question have gone: those sent, and how the last one failed."""
+
+    sent: int = 0
+    error: SourceError | None = None
 
 
 class _Connections:
@@ -190,9 +201,11 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(value[:9])
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds()) if when.tzinfo else None
+    # The oldest of the three forms of a date names no zone; all are in GMT.
+    when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
 
 
 async def _body(response: httpx.Response, limit: int) -> bytes:
@@ -240,7 +253,7 @@ def _values(result: Any, question: Question) -> dict[str, object]:
     echo = result.get("VIN")
     if not isinstance(echo, str) or echo.strip().upper() != question.vin:
         raise SourceError(f"vPIC answered about another VIN than {question.vin}")
-    if not str(result.get("ErrorCode") or "").strip():
+    if not read_error_codes(result):
         raise SourceError(f"vPIC answered a record without an error code for {question.vin}")
     return result
 
