@@ -146,17 +146,18 @@ class Cache:
                 for answer in new
                 if isinstance(answer, Rejection) and answer.record is not None
             ]
-            db.table(VEHICLES).upsert_all(vehicles, pk="vin")
-            db.table(REJECTIONS).upsert_all(rejections, pk="vin")
-            _delete(db, REJECTIONS, [str(row["vin"]) for row in vehicles])
-            _delete(db, VEHICLES, [str(row["vin"]) for row in rejections])
+            # Not sqlite-utils' upsert: it first makes a table to see what SQLite can do, and where the
+            # disk is full takes the failure for an answer and loses the rows without an error.
+            _forget(db, [answer.vin for answer in new])
+            db.table(VEHICLES).insert_all(vehicles)
+            db.table(REJECTIONS).insert_all(rejections)
 
     def remove(self, vin: VIN) -> bool:
         """Forget a VIN; whether anything was kept for it."""
         if not self.exists():
             return False
         with self._write() as db:
-            return bool(_delete(db, VEHICLES, [vin]) + _delete(db, REJECTIONS, [vin]))
+            return bool(_forget(db, [vin]))
 
     def counts(self) -> dict[str, int]:
         """The number of rows of each table."""
@@ -341,10 +342,12 @@ def _rejection_row(rejection: Rejection, record: Record) -> dict[str, object]:
     }
 
 
-def _delete(db: Database, table: str, vins: Sequence[str]) -> int:
+def _forget(db: Database, vins: Sequence[str]) -> int:
+    """Delete the rows of VINs from both tables; how many there were."""
     deleted = 0
     for start in range(0, len(vins), _VARIABLES):
         part = vins[start : start + _VARIABLES]
         marks = ",".join("?" * len(part))
-        deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({marks})", part).rowcount  # noqa: S608
+        for table in (VEHICLES, REJECTIONS):
+            deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({marks})", part).rowcount  # noqa: S608
     return deleted
