@@ -27,7 +27,7 @@ from sqlite_utils import Migrations
 
 from vin_datasette import migrations
 from vin_datasette.attributes import ATTRIBUTES
-from vin_datasette.cache import READ_TIMEOUT, Cache, CacheError, snapshot
+from vin_datasette.cache import READ_TIMEOUT, WRITE_TIMEOUT, Cache, CacheError, snapshot
 from vin_datasette.record import Record, SourceName
 from vin_datasette.schema import MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
 from vin_datasette.vehicle import Rejection, Vehicle, interpret
@@ -838,6 +838,15 @@ def test_a_read_only_folder_is_refused_in_words() -> None:
         folder.chmod(0o555)
         with pytest.raises(CacheError, match=r"cannot be used as a cache: unable to open database file\.$"):
             Cache(folder / "vin.db").open()
+
+
+def test_a_read_only_file_in_which_a_cache_would_be_made_is_refused_at_once() -> None:
+    with without_privileges() as folder:
+        (folder / "vin.db").touch(0o444)
+        started = time.monotonic()
+        with pytest.raises(CacheError, match=r"cannot be used as a cache: attempt to write a readonly database\.$"):
+            Cache(folder / "vin.db").open()
+        assert time.monotonic() - started < WRITE_TIMEOUT / 2
 
 
 def test_a_full_file_loses_only_the_save_that_did_not_fit(cache: Cache) -> None:

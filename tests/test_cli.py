@@ -221,7 +221,7 @@ def test_cache_in_no_folder_is_told_in_words(name: str) -> None:
     assert_fails_in_words(run(*with_options(name, "--db", "missing/vin.db")), 2, words)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", ["lookup", "export", "serve"])
 def test_process_ends_without_a_traceback_when_the_cache_is_junk(name: str, folder: Path) -> None:
     assert_fails_in_words(run_process(*with_options(name, "--db", junk(folder))), 2, "junk.db cannot be ")
 
@@ -603,7 +603,7 @@ def test_remove_of_nothing_is_a_wrong_call() -> None:
 def many_vehicles(folder: Path) -> int:
     """Fill the cache with vehicles whose columns cannot be compressed to nothing; their number."""
     run("lookup", PETERBILT)
-    count, random = 5_000, Random(0)
+    count, random = 3_000, Random(0)
     with closing(sqlite3.connect(folder / "vin.db")) as connection, connection:
         connection.row_factory = sqlite3.Row
         row = dict(connection.execute("SELECT * FROM vehicles").fetchone())
@@ -768,7 +768,7 @@ def test_killed_export_leaves_no_half_written_file(folder: Path) -> None:
             pass
         process.kill()
     content = (folder / "out.parquet").read_bytes()
-    assert content == b"of yesterday" or pq.read_table(io.BytesIO(content)).num_rows == 4_999
+    assert content == b"of yesterday" or pq.read_table(io.BytesIO(content)).num_rows == 2_999
 
 
 def test_target_that_is_no_file_is_written_to_and_not_replaced(folder: Path) -> None:

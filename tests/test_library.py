@@ -213,7 +213,7 @@ async def test_can_be_awaited_on_the_callers_loop(db: Path) -> None:
 
 
 async def test_awaiting_does_not_hold_up_the_callers_loop(vpic_server: VpicServer, db: Path) -> None:
-    vpic_server.latency = 0.3
+    vpic_server.latency = 0.5
     asking = asyncio.create_task(alookup(HONDA, db=db, vpic_url=vpic_server.url))
     began, longest = time.monotonic(), 0.0
     while not asking.done():
@@ -221,7 +221,7 @@ async def test_awaiting_does_not_hold_up_the_callers_loop(vpic_server: VpicServe
         await asyncio.sleep(0)
         longest = max(longest, time.monotonic() - before)
     assert (await asking).source == "vpic"
-    assert longest < 0.2 < time.monotonic() - began
+    assert longest < 0.4 < time.monotonic() - began
 
 
 def test_can_be_awaited_on_one_loop_after_another(db: Path) -> None:

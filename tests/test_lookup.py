@@ -786,7 +786,7 @@ class TestACacheInTrouble:
                 await until(lookup.cache._write_lock.locked)
                 began = time.monotonic()
                 assert (await lookup.answer(HONDA)).how == "hit"
-                assert time.monotonic() - began < 0.2
+                assert time.monotonic() - began < 2
                 assert not writing.done()
             assert (await writing).stored
 
@@ -864,7 +864,7 @@ class TestClosing:
         tasks = [asyncio.create_task(lookup.answer(vin)) for vin in (HONDA, HONDA, PETERBILT, AUDI)]
         await until(lambda: vpic_server.calls)
         await lookup.aclose()
-        assert [type(each) for each in await within(1, tasks)] == [SourceError] * 4
+        assert [type(each) for each in await within(2, tasks)] == [SourceError] * 4
 
     async def test_before_the_first_call_leaves_nobody_waiting(self, make_settings: MakeSettings) -> None:
         lookup = Lookup(make_settings())
@@ -873,7 +873,7 @@ class TestClosing:
         await asyncio.sleep(0)
         assert lookup.health()["waiting"] == 2
         await lookup.aclose()
-        assert [type(each) for each in await within(1, tasks)] == [SourceError] * 2
+        assert [type(each) for each in await within(2, tasks)] == [SourceError] * 2
 
     async def test_tells_who_waited_why(self, make_settings: MakeSettings, vpic_server: VpicServer) -> None:
         vpic_server.fail_always(Fault.silence)
@@ -882,7 +882,7 @@ class TestClosing:
         await until(lambda: vpic_server.calls)
         await lookup.aclose()
         with pytest.raises(SourceError, match="ended before a source answered"):
-            await asyncio.wait_for(asking, 1)
+            await asyncio.wait_for(asking, 2)
 
     async def test_ends_the_calls_in_flight(self, make_settings: MakeSettings, vpic_server: VpicServer) -> None:
         vpic_server.fail_always(Fault.silence)
@@ -891,7 +891,7 @@ class TestClosing:
         await until(lambda: vpic_server.calls)
         await lookup.aclose()
         await until(lambda: not vpic_server._in_flight)
-        await within(1, [asking])
+        await within(2, [asking])
 
     async def test_before_use_makes_no_file(self, make_settings: MakeSettings, db: Path) -> None:
         await Lookup(make_settings()).aclose()

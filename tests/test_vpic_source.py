@@ -415,14 +415,14 @@ def asctime(seconds: float) -> str:
 
 class TestRetryAfter:
     async def test_in_seconds_is_waited_for(self, httpx_mock: HTTPXMock) -> None:
-        assert 1 <= await seconds_between_two_tries(httpx_mock, "1") < 1.5
+        assert 1 <= await seconds_between_two_tries(httpx_mock, "1") < 3
 
     async def test_as_a_date_is_waited_for(self, httpx_mock: HTTPXMock) -> None:
         # A date has whole seconds, so up to one of them is lost.
-        assert 1 <= await seconds_between_two_tries(httpx_mock, http_date(2)) < 2.5
+        assert 1 <= await seconds_between_two_tries(httpx_mock, http_date(2)) < 4
 
     async def test_that_is_over_already_is_not_waited_for(self, httpx_mock: HTTPXMock) -> None:
-        assert await seconds_between_two_tries(httpx_mock, http_date(-60)) < 0.5
+        assert await seconds_between_two_tries(httpx_mock, http_date(-60)) < 1
 
     @pytest.mark.parametrize("form", [str, http_date], ids=["seconds", "date"])
     async def test_past_the_deadline_ends_the_tries_at_once(self, httpx_mock: HTTPXMock, form: Form) -> None:
@@ -543,7 +543,7 @@ class TestOverASocket:
         with black_hole() as url:
             error, seconds = await failure_at(url, timeout=0.6, connect_timeout=connect_timeout)
         assert error.unreachable
-        assert seconds < 1
+        assert seconds < 2
 
     @pytest.mark.parametrize("fault", [Fault.silence, Fault.slow_drip(30)], ids=["silent", "dripping"])
     async def test_a_server_that_does_not_end_its_answer_ends_within_the_deadline(
@@ -552,7 +552,7 @@ class TestOverASocket:
         vpic_server.fail_always(fault)
         error, seconds = await failure_at(vpic_server.url, timeout=0.5)
         assert (error.reason, error.unreachable) == ("vPIC gave no answer within 0.5 seconds", True)
-        assert 0.5 <= seconds < 1
+        assert 0.5 <= seconds < 2
 
     async def test_the_deadline_tells_how_the_last_try_failed(self, vpic_server: VpicServer) -> None:
         vpic_server.fail_next(Fault.status(503))

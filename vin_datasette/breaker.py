@@ -8,6 +8,9 @@ FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 300.0
 """Seconds that a source is left alone after a failure; doubled with each further one."""
 
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds that a source is believed when it says how long it will be away."""
+
 
 class Breaker:
     """Closed while the source answers. A failure opens it for a pause, after which
@@ -53,8 +56,11 @@ class Breaker:
     def failed(self, retry_after: float | None = None) -> bool:
         """The source is away, and said to come back in `retry_after` seconds or said
         nothing; whether this is news."""
+        if self._failures and not self._trying:
+            # Asked before the first failure was known, so it tells nothing new.
+            return False
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures, 10))
-        self._opens_at = time.monotonic() + max(pause, retry_after or 0.0)
+        self._opens_at = time.monotonic() + min(max(pause, retry_after or 0.0), LONGEST_RETRY_AFTER)
         self._failures += 1
         self._trying = False
         return self._failures == 1

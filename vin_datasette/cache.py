@@ -6,12 +6,12 @@ beside typed columns to browse by. Several processes may use the file at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,10 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class CacheError(Exception):
-    """A cache file that cannot be used; the message says which and why."""
+    """A cache file that cannot be used; the message says which and why. `temporary`
+    when that is only because somebody else holds its lock."""
+
+    temporary = False
 
 
 class Cache:
@@ -83,22 +86,52 @@ class Cache:
             raise CacheError(f"{self.path} cannot be made: there is no folder {self.path.parent}.")
         if self.path.is_dir():
             raise CacheError(f"{self.path} is a folder, and the cache is a file.")
-        opened: list[sqlite3.Connection] = []
         try:
-            opened.append(_connect(self.path, WRITE_TIMEOUT))
-            _migrate(opened[0], self.path)
-            opened.append(_connect(self.path, READ_TIMEOUT))
-            opened[1].execute("PRAGMA query_only = 1")
+            try:
+                return self._opened_to_write()
+            except sqlite3.OperationalError as error:
+                if "readonly" not in str(error) or not self.path.exists():
+                    raise
+                return self._opened_to_read()
+        except sqlite3.Error as error:
+            failure = CacheError(f"{self.path} cannot be used as a cache: {error}.")
+            failure.temporary = "locked" in str(error)
+            raise failure from error
+
+    def _opened_to_write(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        with contextlib.ExitStack() as opened:
+            writer = opened.enter_context(contextlib.closing(_connect(self.path, WRITE_TIMEOUT)))
+            _migrate(writer, self.path)
+            reader = opened.enter_context(contextlib.closing(_connect(self.path, READ_TIMEOUT)))
+            reader.execute("PRAGMA query_only = 1")
             # A text that is no UTF-8, in a row that somebody damaged, must cost that row alone.
-            opened[1].text_factory = bytes
-        except (sqlite3.Error, CacheError) as error:
-            for connection in opened:
-                connection.close()
-            if isinstance(error, CacheError):
-                raise
-            raise CacheError(f"{self.path} cannot be used as a cache: {error}.") from error
-        writer, reader = opened
+            reader.text_factory = bytes
+            opened.pop_all()
         return reader, writer
+
+    def _opened_to_read(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Connections to a file that cannot be written, in a folder that cannot either,
+        where SQLite opens it no other way. What is saved later is refused by SQLite."""
+        log.warning("The cache %s cannot be written: nothing new will be kept", self.path)
+        with contextlib.ExitStack() as opened:
+            pair = [
+                opened.enter_context(
+                    contextlib.closing(
+                        sqlite3.connect(
+                            f"{self.path.resolve().as_uri()}?mode=ro&immutable=1",
+                            uri=True,
+                            check_same_thread=False,
+                            isolation_level=None,
+                        )
+                    )
+                )
+                for _ in range(2)
+            ]
+            if _applied(pair[0]) != set(MIGRATION_NAMES):
+                raise CacheError(f"{self.path} is no cache of this version, and cannot be made one: it is read-only.")
+            pair[0].text_factory = bytes
+            opened.pop_all()
+        return pair[0], pair[1]
 
     def close(self) -> None:
         """Close the file; a later call opens it anew."""
@@ -168,7 +201,7 @@ class Cache:
                 for table in (VEHICLES, REJECTIONS)
             }
 
-    @contextmanager
+    @contextlib.contextmanager
     def _write(self) -> Iterator[Database]:
         from sqlite_utils import Database
 
@@ -187,7 +220,7 @@ class Cache:
                 raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def snapshot(path: str | Path) -> Iterator[sqlite3.Connection]:
     """A connection that sees the cache as it stands now, whatever is written meanwhile.
 
@@ -218,8 +251,13 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date, in one transaction, unless it is already."""
+    # A reader's patience: an up-to-date file has to be locked by somebody to make this wait.
+    connection.execute(f"PRAGMA busy_timeout = {int(READ_TIMEOUT * 1000)}")
     applied = _applied(connection)
+    connection.execute(f"PRAGMA busy_timeout = {int(WRITE_TIMEOUT * 1000)}")
     if applied == set(MIGRATION_NAMES):
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            _use_wal(connection)
         return
     from sqlite_utils import Database
 
@@ -250,9 +288,9 @@ def _use_wal(connection: sqlite3.Connection) -> None:
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # SQLite's own waiting for locks does not cover this statement.
-            if time.monotonic() > gives_up:
+            if "locked" not in str(error) or time.monotonic() > gives_up:
                 raise
             time.sleep(0.02)
         else:
@@ -316,7 +354,7 @@ def _provenance(record: Record) -> dict[str, object]:
         "fetched_at": record.fetched_at.strftime(_TIME),
         "notes": json.dumps(record.notes) if record.notes else None,
         # ASCII: a lone surrogate in an answer has no UTF-8, and an answer is kept as it came.
-        "record": json.dumps(record.values, separators=(",", ":")),
+        "record": json.dumps(dict(record.values), separators=(",", ":")),
     }
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import logging
+import os
 import sqlite3
 from collections import deque
 from dataclasses import dataclass, replace
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCHES_AT_ONCE = 4
+_ENDED = "the lookup was ended before a source answered"
 
 
 class Rejected(LookupError):
@@ -43,6 +47,10 @@ class Rejected(LookupError):
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(f"{rejection.vin}: {rejection.reason}")
         self.rejection = rejection
+
+    def __reduce__(self) -> tuple[type[Rejected], tuple[Rejection]]:
+        """For workers that send it to another process."""
+        return type(self), (self.rejection,)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,8 @@ class Lookup:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        self._waiting.clear()
+        self._fail([Question(vin) for vin in self._flights], SourceError(_ENDED, asked=False))
         for source in (self._vpic, self._embedded):
             if source:
                 await source.aclose()
@@ -199,10 +209,12 @@ class Lookup:
             return Failure(question.vin, error.reason)
 
     def _hits(self, vins: Sequence[VIN]) -> dict[VIN, Answer]:
-        """What the cache knows and may still say."""
+        """What the cache knows and may still say. Raises `CacheError` where it never can."""
         try:
-            records = self.cache.get_many(vins)
-        except sqlite3.Error as error:
+            records = self.cache.get_many(vins) if vins else {}
+        except (sqlite3.Error, CacheError) as error:
+            if isinstance(error, CacheError) and not error.temporary:
+                raise
             log.warning("The cache %s cannot be read (%s); asking a source instead", self.cache.path, error)
             return {}
         answers = {vin: Answer(interpret(record, self.settings.check_digit), "hit") for vin, record in records.items()}
@@ -240,7 +252,7 @@ class Lookup:
             except SourceError as error:
                 self._fail(batch, error)
             except asyncio.CancelledError:
-                self._fail(batch, SourceError("the lookup was ended before a source answered"))
+                self._fail(batch, SourceError(_ENDED, asked=False))
                 raise
             except Exception as error:  # a defect must not leave its callers waiting forever
                 log.exception("Looking up %d VINs failed", len(batch))
@@ -339,14 +351,29 @@ class Lookup:
         return await self._embedded.decode(questions)
 
 
-_shared: dict[str, Lookup] = {}
+# By process as well: a forked child must not touch its parent's connections, not even to close them.
+_shared: dict[tuple[int, str], Lookup] = {}
 
 
 async def _shared_lookup(vin: str, model_year: int | None, settings: Settings) -> Vehicle:
     """A lookup on the process's own loop, by one `Lookup` for all calls with the same
     settings: that vPIC is away, and what is already asked, is then known to each."""
-    path = _shared.setdefault(repr(settings), Lookup(settings))
+    key = os.getpid(), repr(settings)
+    path = _shared.get(key) or _shared.setdefault(key, Lookup(settings))
     return (await path.answer(vin, model_year=model_year)).vehicle
+
+
+@atexit.register
+def _close_shared() -> None:
+    """Leave no connection to the interpreter's last clean-up."""
+    for (process, _), path in _shared.items():
+        if process == os.getpid():
+            with contextlib.suppress(Exception):
+                portal.submit(path.aclose()).result(timeout=_CLOSING)
+
+
+_CLOSING = 2.0
+"""Seconds that connections have to close when the process ends."""
 
 
 async def alookup(vin: str, *, model_year: int | None = None, **settings: object) -> Vehicle:

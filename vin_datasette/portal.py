@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,10 +53,25 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-@functools.lru_cache(maxsize=1)
-def _loop(process_id: int) -> asyncio.AbstractEventLoop:
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_starting = threading.Lock()
+
+
+def _loop(process: int) -> asyncio.AbstractEventLoop:
     """The running loop of this process: a forked child has its parent's memory but none of its threads."""
-    loop = asyncio.new_event_loop()
-    loop.set_default_executor(_DaemonExecutor())
-    threading.Thread(target=loop.run_forever, name=f"vin-datasette-{process_id}", daemon=True).start()
-    return loop
+    with _starting:
+        if process not in _loops:
+            loop = _loops[process] = asyncio.new_event_loop()
+            loop.set_default_executor(_DaemonExecutor())
+            threading.Thread(target=loop.run_forever, name="vin-datasette", daemon=True).start()
+        return _loops[process]
+
+
+def _unlock() -> None:
+    """A lock that another thread held when the process forked is never given back in the child."""
+    global _starting  # noqa: PLW0603
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 
 LENGTH = 17
-"""Characters in a VIN (ISO 3779, 49 CFR 565.15(a))."""
+"""Characters in a VIN (ISO 3779, 49 CFR 565.13(b))."""
 
 ALPHABET = frozenset("ABCDEFGHJKLMNPRSTUVWXYZ0123456789")
 """Characters a VIN may hold: no I, O or Q (ISO 3779, 49 CFR 565.13(g))."""
@@ -19,7 +19,7 @@ LIKELY_DIGIT = {"I": "1", "O": "0", "Q": "0"}
 """The digit that a letter barred from VINs was most likely read for."""
 
 MODEL_YEAR_CODES = "ABCDEFGHJKLMNPRSTVWXY123456789"
-"""Position 10 in order from 1980, again from 2010 (49 CFR 565.15(d), table VII)."""
+"""Position 10 in order from 1980, again from 2010 (49 CFR 565.15(d)(1), table VII)."""
 
 _CHECK_VALUES = dict(zip("0123456789", range(10), strict=True)) | dict(
     zip("ABCDEFGHJKLMNPRSTUVWXYZ", (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, *range(2, 10)), strict=True)
@@ -45,6 +45,10 @@ class InvalidVIN(ValueError):
         super().__init__(reason)
         self.reason = reason
         self.suggested = suggested
+
+    def __reduce__(self) -> tuple[type[InvalidVIN], tuple[str, str | None]]:
+        """For workers that send it to another process."""
+        return type(self), (self.reason, self.suggested)
 
 
 class VIN(str):
@@ -75,7 +79,7 @@ class VIN(str):
     def wmi(self) -> str:
         """World manufacturer identifier: positions 1 to 3, and for a maker of
         fewer than 1,000 vehicles a year (position 3 is `9`) also 12 to 14: 6
-        characters (ISO 3780, 49 CFR 565.15(a))."""
+        characters (ISO 3780, 49 CFR 565.12 and 565.15(a))."""
         return self[:3] + self[11:14] if self.low_volume else self[:3]
 
     @property
@@ -119,7 +123,7 @@ class VIN(str):
         """The years that position 10 can stand for, oldest first.
 
         A code comes back every 30 years, so there are two; none for `U`, `Z` and
-        `0`, which encode no year (49 CFR 565.15(d), table VII).
+        `0`, which encode no year (49 CFR 565.15(d)(1), table VII).
         """
         index = MODEL_YEAR_CODES.find(self.model_year_code)
         return () if index < 0 else (1980 + index, 2010 + index)
@@ -129,7 +133,7 @@ class VIN(str):
         """The one year that position 10 stands for in a passenger car, or in a
         multipurpose vehicle or truck of at most 10,000 lb (4,536 kg) GVWR, where a
         digit at position 7 means 1980 to 2009 and a letter 2010 to 2039 (49 CFR
-        565.15(b)); None when position 10 encodes no year. The rule does not hold
+        565.15(d)(1), note to table VII); None when position 10 encodes no year. The rule does not hold
         for motorcycles, trailers and heavy vehicles, which the VIN cannot tell."""
         years = self.model_years
         return None if not years else years[0] if self[6].isdigit() else years[1]
