@@ -8,18 +8,17 @@ from datasette import hookimpl
 from markupsafe import Markup
 
 from vin_datasette import VIN, InvalidVIN
+from vin_datasette.web.state import state_of
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
 
-_TABLES_OF_THE_CACHE = {"vehicles", "rejections"}
-
 
 @hookimpl
-def render_cell(value: Any, column: str, table: str | None, datasette: Datasette) -> Markup | None:
+def render_cell(value: Any, column: str, database: str, datasette: Datasette) -> Markup | None:
     """A cell that holds a VIN with a valid check digit, under a column whose name says
     so, leads to the lookup of that VIN."""
-    if not isinstance(value, str) or "vin" not in column.lower() or table in _TABLES_OF_THE_CACHE:
+    if not isinstance(value, str) or "vin" not in column.lower() or database == state_of(datasette).database:
         return None
     try:
         vin = VIN(value)

@@ -123,9 +123,20 @@ def test_each_further_failure_doubles_the_pause_up_to_the_longest(breaker: Break
     assert pauses == [30, 60, 120, 240, 300, 300, 300]
 
 
-def test_the_pause_stays_the_longest_after_thousands_of_failures(breaker: Breaker) -> None:
+def test_two_callers_who_fail_together_count_once(breaker: Breaker) -> None:
+    news = [breaker.failed(), breaker.failed()]
+    assert (news, breaker.pause) == ([True, False], 30)
+
+
+def test_a_source_that_names_a_pause_of_years_is_believed_for_an_hour(breaker: Breaker) -> None:
+    breaker.failed(retry_after=1e9)
+    assert breaker.pause == 3600
+
+
+def test_the_pause_stays_the_longest_after_thousands_of_failures(breaker: Breaker, clock: Clock) -> None:
+    breaker.failed()
     for _ in range(5_000):
-        breaker.failed()
+        fail_again(breaker, clock)
     assert breaker.pause == LONGEST_PAUSE
 
 

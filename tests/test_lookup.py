@@ -722,6 +722,15 @@ def not_in_wal_mode(db: Path) -> None:
         connection.execute("PRAGMA journal_mode = DELETE")
 
 
+@contextmanager
+def read(db: Path) -> Iterator[None]:
+    """The file, read by another connection at length."""
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM vehicles").fetchone()
+        yield
+
+
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
 
@@ -797,13 +806,25 @@ class TestACacheInTrouble:
         await a_cache_with(make_settings(), HONDA)
         not_in_wal_mode(db)
         async with opened(make_settings()) as lookup:
-            await lookup.answer(HONDA)
+            with read(db):  # so that it is opened in the mode that it has
+                await lookup.answer(HONDA)
             with locked(db, "EXCLUSIVE"):
                 answer = await lookup.answer(HONDA)
         assert (vehicle_of(answer).make, answer.how, answer.stored) == ("HONDA", "miss", False)
         assert messages(caplog, logging.WARNING) == [
             f"The cache {db} cannot be read (database is locked); asking a source instead"
         ]
+
+    async def test_that_somebody_reads_in_another_mode_is_used_as_it_is(
+        self, make_settings: MakeSettings, db: Path
+    ) -> None:
+        await a_cache_with(make_settings(), HONDA)
+        not_in_wal_mode(db)
+        began = time.monotonic()
+        with read(db):
+            async with opened(make_settings()) as lookup:
+                assert (await lookup.answer(HONDA)).how == "hit"
+        assert time.monotonic() - began < 2
 
     @pytest.mark.usefixtures("impatient")
     async def test_that_cannot_be_opened_for_a_lock_sends_to_the_source(

@@ -128,7 +128,7 @@ class Cache:
                 for _ in range(2)
             ]
             if _applied(pair[0]) != set(MIGRATION_NAMES):
-                raise CacheError(f"{self.path} is no cache of this version, and cannot be made one: it is read-only.")
+                raise sqlite3.OperationalError("attempt to write a readonly database")
             pair[0].text_factory = bytes
             opened.pop_all()
         return pair[0], pair[1]
@@ -253,11 +253,13 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date, in one transaction, unless it is already."""
     # A reader's patience: an up-to-date file has to be locked by somebody to make this wait.
     connection.execute(f"PRAGMA busy_timeout = {int(READ_TIMEOUT * 1000)}")
-    applied = _applied(connection)
+    current = _applied(connection) == set(MIGRATION_NAMES)
+    if current and connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        # Who made it was ended before this, or somebody changed it. While others read, it is used as it is.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA busy_timeout = {int(WRITE_TIMEOUT * 1000)}")
-    if applied == set(MIGRATION_NAMES):
-        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            _use_wal(connection)
+    if current:
         return
     from sqlite_utils import Database
 

@@ -187,7 +187,7 @@ def remove(vins: tuple[str, ...], **options: Any) -> None:
             removed = cache.remove(VIN(text))
         except InvalidVIN as error:
             removed = False
-            click.echo(f"{text[:40]}: {error}", err=True)
+            click.echo(_printable(f"{text[:40]}: {error}"), err=True)
         except (sqlite3.Error, CacheError) as error:
             raise CannotRun(f"Nothing was removed for {text}: {error}") from None
         missing |= not removed
@@ -271,6 +271,7 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
     from datasette.cli import cli as datasette_cli
 
     from vin_datasette.cache import Cache, CacheError
+    from vin_datasette.web import state
 
     settings = _settings(options)
     cache = Cache(settings.db)
@@ -281,11 +282,15 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
     cache.close()
     # The plugin reads its settings where it stands, in the server; this process becomes that server.
     os.environ["VIN_DATASETTE_DB"] = str(settings.db.resolve())
-    os.environ["VIN_DATASETTE_SOURCE"] = settings.source
-    os.environ["VIN_DATASETTE_VPIC_URL"] = settings.vpic_url
+    for name in ("source", "vpic_url"):
+        if options[name] is not None:
+            os.environ[f"VIN_DATASETTE_{name.upper()}"] = options[name]
     if _is_loopback(host) and settings.allow_remove is None and not _listens_elsewhere(datasette_options):
-        os.environ["VIN_DATASETTE_ALLOW_REMOVE"] = "true"
-        click.echo(f"Whoever reaches {host} port {port} may look up, remove and export.", err=True)
+        state.defaults["allow_remove"] = True
+        click.echo(
+            f"Whoever reaches {host} port {port} may look up, remove and export, if settings do not say otherwise.",
+            err=True,
+        )
     datasette_cli.main(
         ["serve", str(settings.db), "--host", host, "--port", str(port), *datasette_options],
         prog_name="datasette",
@@ -294,7 +299,12 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
 
 def main() -> None:
     """The entry point `vin-datasette`."""
-    cli(prog_name="vin-datasette")
+    try:
+        cli(prog_name="vin-datasette")
+    except OSError as error:
+        # What a pipe or a file at standard output had to say; click sees to a pipe that was closed.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
+        _fail(f"Standard output could not be written: {error.strerror or error}.")
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -330,13 +340,18 @@ def _print_columns(shown: dict[str, Any]) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         text = json.dumps(value) if isinstance(value, (bool, list)) else "" if value is None else str(value)
-        click.echo(f"{name:<{width}}  {text}".rstrip())
+        click.echo(_printable(f"{name:<{width}}  {text}".rstrip()))
 
 
 def _told(rejection: Rejection) -> str:
     """A rejection in one line, with the VIN that was likely meant."""
     meant = f" Suggested: {rejection.suggested_vin}" if rejection.suggested_vin else ""
-    return f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}"
+    return _printable(f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}")
+
+
+def _printable(text: str) -> str:
+    """`text` on one line, without what a terminal would take for a command to itself."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _summary(tally: Counter[str], seconds: float) -> str:

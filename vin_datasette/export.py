@@ -141,6 +141,11 @@ def _named(column: str, value: object) -> str:
 def _beside(target: Path) -> Iterator[BinaryIO]:
     """A file to write that becomes `target` when the context ends well, and vanishes when not."""
     with _in_words(target):
+        if target.exists() and not target.is_file():
+            # A named pipe or a device is there to be written into, not to be replaced.
+            with open(target, "wb") as out:
+                yield out
+            return
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
         try:
             with open(handle, "wb") as out:

@@ -335,6 +335,9 @@ class Lookup:
             elif self._breaker.failed(error.retry_after):
                 stand_in = "; the embedded database answers" if self.settings.source == "auto" else ""
                 log.warning("%s%s. vPIC is asked again in %.0f seconds", error, stand_in, self._breaker.pause)
+            if error.unreachable:
+                # Nobody will be let through earlier.
+                error.retry_after = self._breaker.pause
             raise
         except BaseException:
             self._breaker.abandoned()

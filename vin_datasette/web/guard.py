@@ -34,13 +34,14 @@ _ALLOW_SETTINGS = {"vin-lookup": "allow_lookup", "vin-remove": "allow_remove", "
 def plugin_allows(datasette: Datasette, actor: dict[str, Any] | None, action: str) -> bool | None:
     """What the plugin says of an actor, before Datasette's own rules: the setting
     `allow_…` where there is one; else `vin-lookup` and `vin-export` for everyone who
-    may see the table, and `vin-remove` for `root` alone. None for others' actions."""
+    may see the table, and `vin-remove` for `root` alone. None where it says nothing, for
+    others' actions and so that Datasette's configuration can still allow more."""
     if action not in _ALLOW_SETTINGS:
         return None
     block = getattr(settings_of(datasette), _ALLOW_SETTINGS[action])
     if block is not None:
         return bool(actor_matches_allow(actor, block))
-    return action != "vin-remove" or (actor or {}).get("id") == "root"
+    return True if action != "vin-remove" or (actor or {}).get("id") == "root" else None
 
 
 async def may_see(datasette: Datasette, actor: dict[str, Any] | None) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from datasette import hookimpl
 
 from vin_datasette.web import guard, routes
-from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record
+from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record, shown_beside
 from vin_datasette.web.renderer import can_render_parquet, render_parquet
 from vin_datasette.web.state import PLUGIN_NAME, settings_of, start, state_of
 
@@ -52,10 +51,10 @@ async def _describe(datasette: Datasette, database: str) -> None:
     """Datasette 1.0 keeps metadata in its internal database and table configuration in
     a dictionary; what the instance itself says there stays."""
     configured = datasette.config.setdefault("databases", {}).setdefault(database, {}).setdefault("tables", {})
-    for table, shown in TABLES.items():
+    for table, shown in shown_beside(configured).items():
         own = configured.setdefault(table, {})
-        for key in CONFIGURATION_KEYS:
-            own.setdefault(key, deepcopy(shown[key]))
+        for key in CONFIGURATION_KEYS & shown.keys():
+            own.setdefault(key, shown[key])
         known = await datasette.get_resource_metadata(database, table)
         for key in ("title", "description"):
             if not known.get(key):
@@ -74,7 +73,8 @@ def get_metadata(datasette: Datasette, database: str | None) -> dict[str, Any]:
         return {}
     if database not in (None, own):
         return {}
-    return {"databases": {own: {"tables": deepcopy(TABLES)}}}
+    said = ((datasette._metadata_local or {}).get("databases") or {}).get(own) or {}  # noqa: SLF001
+    return {"databases": {own: {"tables": shown_beside(said.get("tables") or {})}}}
 
 
 @hookimpl

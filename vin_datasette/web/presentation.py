@@ -4,6 +4,7 @@ instance's own metadata says otherwise."""
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -61,8 +62,18 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 """Table metadata in Datasette's own form. Columns are in the order of the schema."""
 
-CONFIGURATION_KEYS = ("facets", "sort_desc", "label_column")
+CONFIGURATION_KEYS = {"facets", "sort_desc", "label_column"}
 """What Datasette 1.0 takes for configuration rather than metadata."""
+
+
+def shown_beside(said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A copy of `TABLES` for an instance whose own metadata says `said` of its tables:
+    without our order where it has its own, as Datasette refuses two."""
+    tables = deepcopy(TABLES)
+    for table, shown in tables.items():
+        if {"sort", "sort_desc"} & (said.get(table) or {}).keys():
+            del shown["sort_desc"]
+    return tables
 
 
 def fold_record(record: object) -> Markup | None:

@@ -18,7 +18,7 @@ from datasette.utils import escape_sqlite, sqlite3
 from vin_datasette.parquet import Encoder, Part
 from vin_datasette.web.routes import RETRY_AFTER, error, too_many_exports
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import ParquetDownload
+from vin_datasette.web.streams import ParquetDownload, download_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -101,7 +101,7 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
     return ParquetDownload(
         _encoded(pages, pa.schema(zip(columns, kinds, strict=True))),
         request.receive,
-        name=f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet",
+        headers=download_headers(datasette, f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet"),
         limit=own.settings.export_timeout,
         slots=own.exports,
         failed=lambda failure: error(datasette, str(failure), 400, {"Retry-After": str(RETRY_AFTER)}),

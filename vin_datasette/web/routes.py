@@ -23,7 +23,7 @@ from vin_datasette.vin import VIN, InvalidVIN
 from vin_datasette.web import guard
 from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import ParquetDownload, in_thread
+from vin_datasette.web.streams import ParquetDownload, download_headers, in_thread
 
 if TYPE_CHECKING:
     from datasette import Request
@@ -105,14 +105,15 @@ async def export(request: Request, datasette: Datasette) -> Response:
     except BadSelection as problem:
         return error(datasette, str(problem), 400)
     own = state_of(datasette)
+    headers = download_headers(datasette, f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet")
     if request.method == "HEAD":
-        return Response("", content_type=MEDIA_TYPE)
+        return Response("", headers=headers, content_type=MEDIA_TYPE)
     if not own.exports.take():
         return too_many_exports(datasette)
     return ParquetDownload(
         in_thread(parquet_parts(own.lookup.cache.path, selection)),
         request.receive,
-        name=f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet",
+        headers=headers,
         limit=own.settings.export_timeout,
         slots=own.exports,
         failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),

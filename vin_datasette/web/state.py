@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import click
+from datasette import handle_exception
 from datasette.database import Database
 from datasette.utils import StartupError
 
@@ -44,6 +45,10 @@ class State:
     exports: Slots
 
 
+defaults: dict[str, object] = {}
+"""Settings that hold in this process where neither the environment nor the
+configuration says otherwise: `vin-datasette serve` opens removal on loopback by it."""
+
 _states: WeakKeyDictionary[Datasette, State] = WeakKeyDictionary()
 
 
@@ -56,7 +61,7 @@ def settings_of(datasette: Datasette) -> Settings:
     """The settings of an instance, a relative path of the cache taken from the folder
     that Datasette was given as its configuration. Raises `CannotStart`."""
     try:
-        settings = Settings.load(config=_configuration(datasette))
+        settings = Settings.load(config={**defaults, **_configuration(datasette)})
     except SettingError as error:
         raise CannotStart(str(error)) from None
     folder = datasette.config_dir
@@ -72,6 +77,9 @@ def _configuration(datasette: Datasette) -> dict[str, Any]:
 
 async def start(datasette: Datasette) -> State:
     """Open the cache, attach it unless the instance has it, and remember both. Raises `CannotStart`."""
+    # Where rich is installed, and the embedded database brings it, Datasette prints every error, each
+    # 404 among them, with all local variables, and 1.0 fails at it. Nobody who installs this asked for it.
+    handle_exception.rich = None
     settings = settings_of(datasette)
     lookup = Lookup(settings)
     try:

@@ -8,11 +8,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from datasette import Response
+from datasette.utils import add_cors_headers
 
 from vin_datasette.parquet import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+
+    from datasette.app import Datasette
 
     from vin_datasette.parquet import Part
 
@@ -37,6 +40,14 @@ class Slots:
         self.free += 1
 
 
+def download_headers(datasette: Datasette, name: str) -> dict[str, str]:
+    """The headers of a Parquet file that is to be saved under `name`, but for its type."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "private, no-store"}
+    if datasette.cors:
+        add_cors_headers(headers)
+    return headers
+
+
 class ParquetDownload(Response):  # type: ignore[misc]
     """A response whose body is made while it is sent.
 
@@ -51,17 +62,12 @@ class ParquetDownload(Response):  # type: ignore[misc]
         parts: AsyncGenerator[bytes, None],
         receive: Callable[[], Awaitable[dict[str, Any]]],
         *,
-        name: str,
+        headers: dict[str, str],
         limit: float,
         slots: Slots,
         failed: Callable[[Exception], Response],
     ) -> None:
-        super().__init__(
-            body=b"",
-            status=200,
-            headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "private, no-store"},
-            content_type=MEDIA_TYPE,
-        )
+        super().__init__(body=b"", status=200, headers=headers, content_type=MEDIA_TYPE)
         self._parts = parts
         self._receive = receive
         self._limit = limit
