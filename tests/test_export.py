@@ -290,11 +290,11 @@ TYPES_OF_EACH = {
 def test_columns_that_begin_with_nulls_keep_their_types(
     tmp_path: Path, values_at_the_end: list[dict[str, Any]]
 ) -> None:
-    vehicles: list[dict[str, Any]] = [{}] * 5_000 + values_at_the_end
+    vehicles: list[dict[str, Any]] = [{}] * 3_000 + values_at_the_end
     insert(tmp_path / "vin.db", [{"vin": vin(number), **vehicle} for number, vehicle in enumerate(vehicles)])
     table = exported(tmp_path / "vin.db").select(list(ONE_OF_EACH))
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == TYPES_OF_EACH
-    assert table.slice(5_000).to_pylist() == values_at_the_end
+    assert table.slice(3_000).to_pylist() == values_at_the_end
 
 
 def test_vehicles_stand_in_the_order_of_their_vins(cache: Path) -> None:
@@ -440,13 +440,13 @@ def export_in_two(cache: Path, between: Callable[[], None]) -> bytes:
 @pytest.fixture
 def growing(tmp_path: Path) -> Path:
     """A cache of several parts."""
-    fill_cache(tmp_path / "vin.db", 10_000)
+    fill_cache(tmp_path / "vin.db", 3_000)
     return tmp_path / "vin.db"
 
 
 def test_export_does_not_hold_up_writers(growing: Path) -> None:
     export_in_two(growing, lambda: write_from_another_process(growing))
-    assert len(rows(growing)) == 10_000
+    assert len(rows(growing)) == 3_000 - 300 + 1_000
 
 
 def test_what_is_written_during_an_export_is_not_in_it(growing: Path) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import MakeInstance, Served
 
-VEHICLES, RECORD_BYTES = 40_000, 2_000
+VEHICLES, RECORD_BYTES = 30_000, 2_000
 """Much more than all buffers between a server and its reader hold."""
 
 PETERBILT = "1XP5DB9X7XD487964"
@@ -174,7 +174,7 @@ def test_reader_that_stops_does_not_fill_the_servers_memory(server: Served) -> N
     before = memory(server)
     with reading(server):
         until(lambda: at_rest(server))
-        assert memory(server) - before < 32 * MEGABYTE
+        assert memory(server) - before < 20 * MEGABYTE
 
 
 def test_reader_that_stops_and_goes_on_gets_a_file_of_the_moment_it_began(server: Served, cache: Path) -> None:
@@ -272,7 +272,7 @@ def test_too_many_exports_of_pages_are_429_too(server: Served) -> None:
 
 
 def test_export_is_allowed_again_after_one_has_ended(server: Served) -> None:
-    statuses = [httpx.get(f"{server.url}/export", timeout=60).status_code for _ in range(3)]
+    statuses = [httpx.get(f"{server.url}/export?_col=vin", timeout=60).status_code for _ in range(3)]
     assert statuses == [200, 200, 200]
 
 

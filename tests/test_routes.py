@@ -397,6 +397,16 @@ async def test_503_does_not_call_clients_back_before_vpic_is_asked_again(
     assert int(response.headers["retry-after"]) >= state["vpic"]["retry_in"]
 
 
+async def test_503_never_calls_clients_back_at_once(
+    make_instance: MakeInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vin_datasette.breaker.FIRST_PAUSE", 0.4)
+    with closed_port() as url:
+        datasette = await make_instance({"source": "vpic", "vpic_url": url, "timeout": 0.2})
+        response = await datasette.client.get(f"/lookup/{PETERBILT}")
+    assert response.headers["retry-after"] == "1"
+
+
 async def test_vpic_that_is_away_is_left_alone_for_a_while(
     make_instance: MakeInstance, vpic_server: VpicServer
 ) -> None:

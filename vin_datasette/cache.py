@@ -72,6 +72,11 @@ class Cache:
         """
         self._open()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open, so that a read takes microseconds."""
+        return self._connections is not None
+
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """The connections that read and write."""
         with self._lock:
@@ -111,7 +116,8 @@ class Cache:
 
     def _opened_to_read(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connections to a file that cannot be written, in a folder that cannot either,
-        where SQLite opens it no other way. What is saved later is refused by SQLite."""
+        where SQLite opens it no other way. It is taken not to change: who can write it after
+        all must not, while it is open here. What is saved is refused by SQLite."""
         log.warning("The cache %s cannot be written: nothing new will be kept", self.path)
         with contextlib.ExitStack() as opened:
             pair = [
@@ -230,8 +236,9 @@ def snapshot(path: str | Path) -> Iterator[sqlite3.Connection]:
     path = Path(path)
     if not path.is_file():
         raise CacheError(f"There is no cache {path}.")
-    connection = _connect(path, WRITE_TIMEOUT)
+    connection = None
     try:
+        connection = _connect(path, WRITE_TIMEOUT)
         connection.execute("PRAGMA query_only = 1")
         # The transaction begins with the first read, not with BEGIN.
         connection.execute("BEGIN")
@@ -240,7 +247,8 @@ def snapshot(path: str | Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         raise CacheError(f"{path} cannot be read as a cache: {error}.") from error
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:

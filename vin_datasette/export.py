@@ -65,7 +65,9 @@ def write_partitions(
 
     `folder` must not exist yet and appears when it is whole. Raises `CacheError`, `ExportError`.
     """
-    if folder.exists():
+    with _in_words(folder):
+        there = folder.exists()
+    if there:
         raise ExportError(f"{folder} is there already; a dataset is written to a new folder.")
     kept = [column.name for column in Selection().schema() if column.name not in by]
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")

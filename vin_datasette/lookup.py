@@ -145,7 +145,15 @@ class Lookup:
         Raises `SourceError` when the cache does not know and no source could be
         asked, and `CacheError` when the cache file cannot be opened.
         """
-        return self.cached(text) or await self._ask(Question(VIN(text), model_year))
+        try:
+            vin = VIN(text)
+        except InvalidVIN as error:
+            return Answer(Rejection.malformed(text, error), "malformed")
+        if not self.cache.is_open:
+            # Making or migrating a file takes its time; what is wrong with it, the next line tells.
+            with contextlib.suppress(CacheError):
+                await asyncio.to_thread(self.cache.open)
+        return self._hits([vin]).get(vin) or await self._ask(Question(vin, model_year))
 
     async def answers(self, texts: Iterable[str], *, model_year: int | None = None) -> AsyncIterator[Answer | Failure]:
         """What many VINs are, in their order, asked in batches.
@@ -310,6 +318,11 @@ class Lookup:
                     raise
                 if not error.unreachable:
                     log.warning("%s; the embedded database answers for %d VINs", error, len(questions))
+            except Exception:
+                # A defect of ours, and no reason to leave anybody without an answer.
+                if self.settings.source == "vpic":
+                    raise
+                log.exception("Asking vPIC failed; the embedded database answers for %d VINs", len(questions))
         elif self.settings.source == "vpic":
             pause = self._breaker.pause
             raise SourceError(

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/vnd.apache.parquet"
 """As registered with IANA."""
 
-FIRST_ROWS, MOST_ROWS = 125, 1_000
+FIRST_ROWS, MOST_ROWS = 25, 1_000
 """Rows made into Python objects at a time, doubled with each step from the one to the
 other: the first ones are on their way at once, and more than the other would hold the
 interpreter lock long enough to be felt by others in the process."""
+
+MOST_BYTES = 1024 * 1024
+"""Bytes of Arrow data that are read at a time, about, where rows are wide."""
 
 FIRST_ROW_GROUP = 64 * 1024
 LARGEST_ROW_GROUP = 8 * 1024 * 1024
@@ -114,16 +117,24 @@ def record_batches(connection: sqlite3.Connection, selection: Selection) -> Iter
     """The selected vehicles in the order of their VINs, as record batches of at most
     `MOST_ROWS` rows each. Raises `sqlite3.Error` for conditions that are no SQL."""
     schema = selection.schema()
-    sql = f"SELECT {', '.join(map(_expression, schema))} FROM {VEHICLES}"  # noqa: S608
-    if selection.where:
-        sql += f" WHERE {' AND '.join(f'({condition})' for condition in selection.where)}"
-    cursor = connection.execute(f"{sql} ORDER BY vin", dict(selection.parameters))
+    cursor = connection.execute(_query(connection, selection, schema), dict(selection.parameters))
     at_once = FIRST_ROWS
     while rows := cursor.fetchmany(at_once):
-        at_once = min(2 * at_once, MOST_ROWS)
         values = zip(*rows, strict=True)
         arrays = [pa.array(column, kind.type) for kind, column in zip(schema, values, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        yield batch
+        at_once = max(1, min(2 * at_once, MOST_ROWS, MOST_BYTES * len(rows) // max(batch.nbytes, 1)))
+
+
+def _query(connection: sqlite3.Connection, selection: Selection, schema: pa.Schema) -> str:
+    """SQL that reads in the order of the VINs without gathering the rows to sort them."""
+    where = " AND ".join(f"({condition})" for condition in selection.where) or "1"
+    columns = ", ".join(map(_expression, schema))
+    before, after = f"SELECT {columns} FROM {VEHICLES}", f"WHERE {where} ORDER BY vin"  # noqa: S608
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {before} {after}", dict(selection.parameters)).fetchall()
+    sorts = any("TEMP B-TREE" in step[3] for step in plan)
+    return f"{before} INDEXED BY sqlite_autoindex_{VEHICLES}_1 {after}" if sorts else f"{before} {after}"
 
 
 class _Sink:

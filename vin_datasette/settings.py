@@ -152,10 +152,12 @@ class Settings:
     timeout: float | None = _setting(
         None,
         _number(0.1, 600, "seconds"),
-        "Seconds that vPIC has for a VIN, retries included; 2.5 by default, and 20 when nobody can answer instead.",
+        "Seconds that vPIC has for a VIN, retries included; 2 by default, and 20 when nobody can answer instead.",
     )
-    connect_timeout: float = _setting(2.0, _number(0.1, 60, "seconds"), "Seconds to wait for a connection to vPIC.")
-    rate: float = _setting(2.0, _number(0.01, 10_000), "Calls a second that vPIC is sent at most.")
+    connect_timeout: float = _setting(1.5, _number(0.1, 60, "seconds"), "Seconds to wait for a connection to vPIC.")
+    rate: float = _setting(
+        2.0, _number(0.01, 10_000), "Calls a second that vPIC is sent on average, in bursts of as many."
+    )
     concurrency: int = _setting(2, _integer(1, 64), "Calls to vPIC in flight at once.")
     batch_size: int = _setting(50, _integer(1, 50), "VINs in one call to vPIC; 50 is the most it takes.")
     contact: str = _setting("", _header_text, "An e-mail address or URL for the User-Agent that vPIC is shown.")
@@ -210,8 +212,8 @@ class Settings:
 
     @property
     def deadline(self) -> float:
-        """Seconds that vPIC has for one VIN: `timeout`, or 2.5 when the embedded
+        """Seconds that vPIC has for one VIN: `timeout`, or 2 when the embedded
         database can answer instead and 20 when it cannot."""
         if self.timeout is not None:
             return self.timeout
-        return 2.5 if self.source == "auto" else 20.0
+        return 2.0 if self.source == "auto" else 20.0

@@ -6,16 +6,21 @@ The one place that knows how Datasette 0.65 and 1.0 differ in permissions.
 from __future__ import annotations
 
 import ipaddress
+import sqlite3
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from datasette import Forbidden
 from datasette.utils import actor_matches_allow
 
+from vin_datasette.cache import CacheError
 from vin_datasette.schema import VEHICLES
 from vin_datasette.web.state import settings_of, state_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from datasette import Request
     from datasette.app import Datasette
 
@@ -44,22 +49,32 @@ def plugin_allows(datasette: Datasette, actor: dict[str, Any] | None, action: st
     return True if action != "vin-remove" or (actor or {}).get("id") == "root" else None
 
 
+@asynccontextmanager
+async def _in_words() -> AsyncIterator[None]:
+    """To tell whether a table may be seen, Datasette reads its database."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise CacheError(f"The cache cannot be read: {error}.") from error
+
+
 async def may_see(datasette: Datasette, actor: dict[str, Any] | None) -> bool:
-    """Whether an actor may see the table of vehicles."""
+    """Whether an actor may see the table of vehicles. Raises `CacheError` where the database cannot be read."""
     database = state_of(datasette).database
     if hasattr(datasette, "allowed"):
         return await _allowed(datasette, actor, "view-table", database)
     try:
-        await datasette.ensure_permissions(
-            actor, [("view-table", (database, VEHICLES)), ("view-database", database), "view-instance"]
-        )
+        async with _in_words():
+            await datasette.ensure_permissions(
+                actor, [("view-table", (database, VEHICLES)), ("view-database", database), "view-instance"]
+            )
     except Forbidden:
         return False
     return True
 
 
 async def may(datasette: Datasette, actor: dict[str, Any] | None, action: Action) -> bool:
-    """Whether an actor has one of the plugin's permissions, and may see the table."""
+    """Whether an actor has one of the plugin's permissions, and may see the table. Raises `CacheError`."""
     database = state_of(datasette).database
     if hasattr(datasette, "allowed"):
         return await _allowed(datasette, actor, action, database)
@@ -72,7 +87,8 @@ async def _allowed(datasette: Datasette, actor: dict[str, Any] | None, action: s
     from datasette.resources import TableResource
 
     resource = TableResource(database=database, table=VEHICLES)
-    return bool(await datasette.allowed(action=action, resource=resource, actor=actor))
+    async with _in_words():
+        return bool(await datasette.allowed(action=action, resource=resource, actor=actor))
 
 
 def write_refusal(datasette: Datasette, request: Request) -> str | None:

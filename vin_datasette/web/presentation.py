@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _described(attribute: Attribute) -> str:
-    unit = f", in {attribute.unit}" if attribute.unit else ""
+    unit = f" ({attribute.unit})" if attribute.unit else ""
     return f"{attribute.label}{unit}. {attribute.description} (vPIC element {attribute.element_id}, {attribute.key})"
 
 
@@ -80,7 +80,7 @@ def fold_record(record: object) -> Markup | None:
     """A stored record as a folded list of what it says; None for what is no JSON object."""
     try:
         values = json.loads(str(record))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict):
         return None

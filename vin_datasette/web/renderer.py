@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl, urlencode
 import pyarrow as pa
 from datasette import Response
 from datasette.database import QueryInterrupted
-from datasette.utils import escape_sqlite, sqlite3
+from datasette.utils import escape_sqlite, sqlite3, sqlite_timelimit
 
 from vin_datasette.parquet import Encoder, Part
-from vin_datasette.web.routes import RETRY_AFTER, error, too_many_exports
+from vin_datasette.web.routes import error, too_many_exports
 from vin_datasette.web.state import state_of
 from vin_datasette.web.streams import ParquetDownload, download_headers
 
@@ -85,14 +85,14 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
     try:
         if "pks" in request.url_vars:
             pages = _one_page([tuple(row) for row in rows])
-            kinds = await _kinds(db, escape_sqlite(table), {}, columns, table)
+            kinds = await _kinds(db, table, {}, columns, "")
         elif table:
-            pages = _table_pages(datasette, request)
-            kinds = await _kinds(db, escape_sqlite(table), {}, columns, table)
+            pages = _table_pages(datasette, request, await _key(db, table))
+            kinds = await _kinds(db, table, {}, columns, "")
         else:
             parameters = _parameters(request, sql or "")
-            pages = _query_pages(datasette, db, sql or "", parameters, len(columns))
-            kinds = await _kinds(db, _subquery(sql or ""), parameters, columns, None)
+            pages = _query_pages(datasette, db, sql or "", parameters)
+            kinds = await _kinds(db, None, parameters, columns, sql or "")
     except (sqlite3.Error, PageError) as problem:
         return _refusal(datasette, f"This cannot be written as Parquet: {problem}.")
     own = state_of(datasette)
@@ -104,7 +104,7 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
         headers=download_headers(datasette, f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet"),
         limit=own.settings.export_timeout,
         slots=own.exports,
-        failed=lambda failure: error(datasette, str(failure), 400, {"Retry-After": str(RETRY_AFTER)}),
+        failed=lambda failure: error(datasette, f"This cannot be written as Parquet: {failure}.", 400),
     )
 
 
@@ -134,10 +134,16 @@ async def _one_page(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
     yield rows
 
 
-async def _table_pages(datasette: Datasette, request: Request) -> AsyncIterator[Sequence[Row]]:
-    """The pages of a table or view, as Datasette answers them to the same request."""
+async def _table_pages(datasette: Datasette, request: Request, order: str | None) -> AsyncIterator[Sequence[Row]]:
+    """The pages of a table or view, as Datasette answers them to the same request.
+
+    A table's are asked for in the `order` of its key: by another column, Datasette's
+    pages pass over rows that share its value.
+    """
     path = re.sub(r"\.parquet$", ".json", request.scope.get("route_path") or request.path)
     asked = [pair for pair in parse_qsl(request.query_string, keep_blank_values=True) if pair[0] not in _NOT_PASSED_ON]
+    if order:
+        asked = [*((key, value) for key, value in asked if key not in ("_sort", "_sort_desc")), ("_sort", order)]
     headers = {key: value for key, value in request.headers.items() if key.lower() not in _HEADERS_NOT_PASSED_ON}
     following: str | None = None
     while True:
@@ -153,28 +159,43 @@ async def _table_pages(datasette: Datasette, request: Request) -> AsyncIterator[
 
 
 async def _query_pages(
-    datasette: Datasette, db: Database, sql: str, parameters: dict[str, str], width: int
+    datasette: Datasette, db: Database, sql: str, parameters: dict[str, str]
 ) -> AsyncIterator[Sequence[Row]]:
-    """The rows of a query, in pages of as many as Datasette returns at most."""
-    size = datasette.setting("max_returned_rows")
-    start = 0
-    while True:
-        page = await db.execute(
-            f"SELECT * FROM {_subquery(sql)} LIMIT :_parquet_size OFFSET :_parquet_start",  # noqa: S608
-            {**parameters, "_parquet_size": size, "_parquet_start": start},
-        )
-        rows = [tuple(row) for row in page.rows]
-        if rows and len(rows[0]) != width:
-            raise PageError("the query's columns changed")
-        yield rows
-        start += size
-        if len(rows) < size:
-            return
+    """The rows of a query, run once, in pages of as many as Datasette returns at most
+    and each within its time limit."""
+    connection = await asyncio.to_thread(db.connect)
+    try:
+        datasette._prepare_connection(connection, db.name)  # noqa: SLF001
+        limit, size = datasette.setting("sql_time_limit_ms"), datasette.setting("max_returned_rows")
+        cursor = None
+        while True:
+            cursor, rows = await asyncio.to_thread(_page, connection, cursor, sql, parameters, limit, size)
+            yield rows
+            if len(rows) < size:
+                return
+    finally:
+        connection.close()
 
 
-def _subquery(sql: str) -> str:
-    # On a line of its own the parenthesis is not swallowed by a comment at the end.
-    return f"(\n{sql.strip().rstrip(';')}\n)"
+def _page(  # noqa: PLR0917 - one step of the loop above, for its thread
+    connection: sqlite3.Connection,
+    cursor: sqlite3.Cursor | None,
+    sql: str,
+    parameters: dict[str, str],
+    limit: int,
+    size: int,
+) -> tuple[sqlite3.Cursor, list[Row]]:
+    with sqlite_timelimit(connection, limit):
+        cursor = cursor or connection.execute(sql, parameters)
+        return cursor, [tuple(row) for row in cursor.fetchmany(size)]
+
+
+async def _key(db: Database, table: str) -> str | None:
+    """The column that orders a table's rows: its primary key's first, or the row id; None for a view."""
+    if table in await db.view_names():
+        return None
+    keys = await db.primary_keys(table)
+    return str(keys[0]) if keys else "rowid"
 
 
 _NAMED = re.compile(r":([A-Za-z0-9_]+)")
@@ -189,31 +210,39 @@ def _parameters(request: Request, sql: str) -> dict[str, str]:
 
 
 async def _kinds(
-    db: Database, origin: str, parameters: dict[str, str], columns: Sequence[str], table: str | None
+    db: Database, table: str | None, parameters: dict[str, str], columns: Sequence[str], sql: str
 ) -> list[pa.DataType]:
     """The Arrow type of each column: that of all its values, else the declared one, else text."""
     declared = await _declared(db, table) if table else {}
-    flags = [
-        f"max(typeof({escape_sqlite(column)}) = '{kind}')"
-        for column in columns
-        for kind in ("integer", "real", "text", "blob")
-    ]
-    sql = f"SELECT {', '.join(flags)} FROM {origin}"  # noqa: S608
+    chosen = f"SELECT {', '.join(map(escape_sqlite, columns))} FROM {escape_sqlite(table)}" if table else sql  # noqa: S608
+    # By position, as names may differ in case alone. On a line of its own the parenthesis is not
+    # swallowed by a comment at the end.
+    names = [f"c{index}" for index in range(len(columns))]
+    flags = [flag.format(name) for name in names for flag in _FLAGS]
+    scan = f"WITH q ({', '.join(names)}) AS (\n{chosen.strip().rstrip(';')}\n) SELECT {', '.join(flags)} FROM q"  # noqa: S608
     try:
-        [seen] = (await db.execute(sql, parameters)).rows
+        [seen] = (await db.execute(scan, parameters)).rows
     except QueryInterrupted:
         return [declared.get(column, pa.string()) for column in columns]
+    width = len(_FLAGS)
     return [
-        _kind(tuple(bool(flag) for flag in seen[4 * index : 4 * index + 4]), declared.get(column, pa.string()))
+        _kind([bool(flag) for flag in seen[width * index : width * (index + 1)]], declared.get(column, pa.string()))
         for index, column in enumerate(columns)
     ]
 
 
-def _kind(seen: tuple[bool, ...], declared: pa.DataType) -> pa.DataType:
-    integer, real, text, blob = seen
+_FLAGS = (
+    *(f"max(typeof({{0}}) = '{kind}')" for kind in ("integer", "real", "text", "blob")),
+    f"max(typeof({{0}}) = 'integer' AND {{0}} NOT BETWEEN -{2**53} AND {2**53})",
+)
+"""Whether a column has values of each kind, and integers that are no exact real numbers."""
+
+
+def _kind(seen: Sequence[bool], declared: pa.DataType) -> pa.DataType:
+    integer, real, text, blob, large = seen
     if blob:
         return pa.binary()
-    if text:
+    if text or (real and large):
         return pa.string()
     if real:
         return pa.float64()

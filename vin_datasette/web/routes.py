@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
+from math import ceil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
@@ -33,10 +36,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+View = Callable[["Request", "Datasette"], Awaitable[Response]]
+
+
+def _answering(view: View) -> View:
+    """A view that answers 503 in words where the cache cannot be used at all."""
+
+    @functools.wraps(view)
+    async def answering(request: Request, datasette: Datasette) -> Response:
+        try:
+            return await view(request, datasette)
+        except CacheError as failure:
+            return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
+
+    return answering
+
+
 RETRY_AFTER = 30
 """Seconds after which to ask again, where no source says better."""
 
 
+@_answering
 async def lookup(request: Request, datasette: Datasette) -> Response:
     """`GET /lookup/<vin>`: the six fields of the contract, as JSON.
 
@@ -58,15 +78,14 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
                 )
             answer = await path.answer(text)
     except SourceError as failure:
-        headers = {"Retry-After": str(round(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
+        headers = {"Retry-After": str(ceil(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
-    except CacheError as failure:
-        return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
     if isinstance(answer.result, Rejection):
         return error(datasette, answer.result.reason, 404, _provenance(answer))
     return _json(datasette, request, answer.result.six_fields(cached=answer.cached), _provenance(answer))
 
 
+@_answering
 async def remove(request: Request, datasette: Datasette) -> Response:
     """`POST` or `DELETE /remove/<vin>`: `true` when the cache held an answer for the
     VIN and it is gone, else `false`. 403 for who may not, 405 for other methods, 503
@@ -87,6 +106,7 @@ async def remove(request: Request, datasette: Datasette) -> Response:
     return _respond(datasette, json.dumps(removed), 200, {})
 
 
+@_answering
 async def export(request: Request, datasette: Datasette) -> Response:
     """`GET /export`: the vehicles of the cache as one Parquet file, streamed.
 
@@ -127,6 +147,7 @@ def too_many_exports(datasette: Datasette) -> Response:
     return error(datasette, words, 429, {"Retry-After": str(RETRY_AFTER)})
 
 
+@_answering
 async def state(request: Request, datasette: Datasette) -> Response:
     """`GET /-/vin.json`: versions, rows, the health of the sources, what is in flight."""
     refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
@@ -201,6 +222,7 @@ async def _sight_refusal(datasette: Datasette, request: Request) -> Response | N
     return error(datasette, "You may not see the vehicles: view-table is needed.", 403)
 
 
+@_answering
 async def page(request: Request, datasette: Datasette) -> Response:
     """`GET /lookup`: a page with one box. With `?vin=` it leads to the vehicle, or says why there is none."""
     refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)

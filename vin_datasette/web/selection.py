@@ -62,7 +62,14 @@ def _filtered(pairs: list[tuple[str, str]], columns: list[str]) -> tuple[list[st
         conditions, arguments = filters.build_where_clauses(VEHICLES)
     except ValueError:
         raise BadSelection("The values of an in filter are separated by commas, or a list in JSON.") from None
+    if not all(isinstance(value, (str, float)) or _fits(value) for value in arguments.values()):
+        raise BadSelection("The values of an in filter are texts and numbers, and integers have at most 64 bits.")
     return conditions, arguments
+
+
+def _fits(value: object) -> bool:
+    """Whether SQLite can hold an integer."""
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def _check_column(column: str, columns: list[str]) -> None:
