@@ -156,7 +156,7 @@ class Settings:
     )
     connect_timeout: float = _setting(1.5, _number(0.1, 60, "seconds"), "Seconds to wait for a connection to vPIC.")
     rate: float = _setting(
-        2.0, _number(0.01, 10_000), "Calls a second that vPIC is sent on average, in bursts of as many."
+        2.0, _number(0.01, 10_000), "Calls a second to vPIC on average, in bursts of as many."
     )
     concurrency: int = _setting(2, _integer(1, 64), "Calls to vPIC in flight at once.")
     batch_size: int = _setting(50, _integer(1, 50), "VINs in one call to vPIC; 50 is the most it takes.")
