@@ -122,7 +122,7 @@ CREATE VIRTUAL TABLE "vehicles_fts" USING FTS5 (
 INDEXES = {
     "_sqlite_migrations": [["migration_set", "name"]],
     "rejections": [["fetched_at"]],
-    "vehicles": [["body_class"], ["fetched_at"], ["make"], ["model_year"]],
+    "vehicles": [["body_class", "vin"], ["fetched_at"], ["make", "vin"], ["model_year", "vin"]],
 }
 
 

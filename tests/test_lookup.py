@@ -266,6 +266,7 @@ class TestAskingTogether:
 
     async def test_different_vins_travel_in_batches_of_fifty(self, lookup: Lookup, vpic_server: VpicServer) -> None:
         vins = numbered_vins(120)
+        lookup.cache.open()
         await asyncio.gather(*(lookup.answer(vin) for vin in vins))
         assert [call.vins for call in sorted(vpic_server.calls, key=lambda call: vins.index(VIN(call.vins[0])))] == [
             tuple(vins[:50]),
@@ -889,6 +890,7 @@ class TestClosing:
 
     async def test_before_the_first_call_leaves_nobody_waiting(self, make_settings: MakeSettings) -> None:
         lookup = Lookup(make_settings())
+        lookup.cache.open()
         tasks = [asyncio.create_task(lookup.answer(vin)) for vin in (HONDA, PETERBILT)]
         # They have asked by then, and nobody has begun to answer.
         await asyncio.sleep(0)

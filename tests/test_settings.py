@@ -151,7 +151,7 @@ def test_the_defaults() -> None:
         vpic_url="https://vpic.nhtsa.dot.gov/api/vehicles/",
         check_digit="strict",
         timeout=None,
-        connect_timeout=2.0,
+        connect_timeout=1.5,
         rate=2.0,
         concurrency=2,
         batch_size=50,
@@ -316,7 +316,7 @@ def test_a_setting_error_is_a_value_error() -> None:
 @pytest.mark.parametrize(
     ("origins", "deadline"),
     [
-        ({"source": "auto"}, 2.5),
+        ({"source": "auto"}, 2.0),
         ({"source": "vpic"}, 20.0),
         ({"source": "auto", "timeout": 7}, 7.0),
         ({"source": "vpic", "timeout": 0.5}, 0.5),

@@ -155,9 +155,7 @@ class Settings:
         "Seconds that vPIC has for a VIN, retries included; 2 by default, and 20 when nobody can answer instead.",
     )
     connect_timeout: float = _setting(1.5, _number(0.1, 60, "seconds"), "Seconds to wait for a connection to vPIC.")
-    rate: float = _setting(
-        2.0, _number(0.01, 10_000), "Calls a second to vPIC on average, in bursts of as many."
-    )
+    rate: float = _setting(2.0, _number(0.01, 10_000), "Calls a second to vPIC on average, in bursts of as many.")
     concurrency: int = _setting(2, _integer(1, 64), "Calls to vPIC in flight at once.")
     batch_size: int = _setting(50, _integer(1, 50), "VINs in one call to vPIC; 50 is the most it takes.")
     contact: str = _setting("", _header_text, "An e-mail address or URL for the User-Agent that vPIC is shown.")
