@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import fill_cache, rows, serving, until
+from tests.conftest import DATASETTE_1, fill_cache, rows, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,8 @@ VEHICLES, RECORD_BYTES = 30_000, 2_000
 PETERBILT = "1XP5DB9X7XD487964"
 EVERYTHING = "/export?_raw=1"
 NOTHING = "/export?vin=nonsense"
+PAGE = "/vin/vehicles.parquet?_nofacet=1&_nocount=1&_col=record"
+QUERY = f"/vin{'/-/query' if DATASETTE_1 else ''}.parquet?sql=SELECT+vin,record+FROM+vehicles"
 MEGABYTE = 1024 * 1024
 
 
@@ -199,8 +201,9 @@ def test_what_was_written_before_an_export_is_in_it(server: Served, cache: Path)
 # Readers that leave
 
 
-def test_reader_that_leaves_ends_the_read_transaction(server: Served, cache: Path) -> None:
-    with reading(server) as reader, written(cache):
+@pytest.mark.parametrize("path", [EVERYTHING, QUERY], ids=["export", "query"])
+def test_reader_that_leaves_ends_the_read_transaction(server: Served, cache: Path, path: str) -> None:
+    with reading(server, path) as reader, written(cache):
         until(lambda: at_rest(server))
         assert checkpoint_is_held_up(cache)
         reader.leave()
@@ -335,7 +338,6 @@ def test_download_of_which_the_time_is_over_ends_its_transaction_and_frees_its_s
 
 # Temporary files
 
-PAGE = "/vin/vehicles.parquet?_nofacet=1&_nocount=1&_col=record"
 IN_ANY_MAKE = EVERYTHING + "&make__in=" + ",".join(f"MAKE+{number}" for number in range(40))
 
 

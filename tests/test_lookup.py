@@ -276,6 +276,7 @@ class TestAskingTogether:
 
     async def test_batches_are_as_small_as_set(self, make_settings: MakeSettings, vpic_server: VpicServer) -> None:
         async with opened(make_settings(batch_size=7)) as lookup:
+            lookup.cache.open()
             await asyncio.gather(*(lookup.answer(vin) for vin in numbered_vins(20)))
         assert sorted(len(call.vins) for call in vpic_server.calls) == [6, 7, 7]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import re
@@ -16,10 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasette import hookimpl
+from datasette.database import Database
 from datasette.plugins import pm
 from datasette.utils import tilde_encode
 
 from tests.conftest import DATASETTE_1, fill_cache, rows
+from vin_datasette.parquet import Encoder
+from vin_datasette.web import renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
     from tests.conftest import MakeInstance
+    from vin_datasette.parquet import Part
 
 ROWS = 2_500
 """More than two pages of what Datasette returns at most."""
@@ -92,6 +97,7 @@ PAGES = {
     "order of the key whatever is asked": ("/data/many.parquet?_sort_desc=id", "SELECT * FROM many ORDER BY id"),
     "order of the key for ties and nulls": ("/data/many.parquet?_sort=kind", "SELECT * FROM many ORDER BY id"),
     "columns": ("/data/many.parquet?_col=name", "SELECT id, name FROM many ORDER BY id"),
+    "columns with the key": ("/data/many.parquet?_col=id&_col=name", "SELECT id, name FROM many ORDER BY id"),
     "columns left out": ("/data/many.parquet?_nocol=name&_nocol=size", "SELECT id, kind FROM many ORDER BY id"),
     "size of the page": ("/data/many.parquet?_size=5", "SELECT * FROM many ORDER BY id"),
     "later page": ("/data/many.parquet?_next=100", "SELECT * FROM many ORDER BY id"),
@@ -139,6 +145,27 @@ async def test_order_by_what_many_rows_share_loses_none(
         database.execute("CREATE INDEX by_kind ON shared (kind)")
     table = await table_at(datasette, f"/data/shared.parquet?{order}")
     assert sorted(tuples(table)) == selected(database, "SELECT * FROM shared ORDER BY name")
+
+
+@pytest.mark.parametrize("asked", ["kind=a", "kind=a&_sort=one", "kind=a&_sort_desc=two", "kind__in=a,b"])
+async def test_compound_key_loses_no_row_that_shares_its_first_column(
+    datasette: Datasette, database: sqlite3.Connection, asked: str
+) -> None:
+    database.execute("CREATE TABLE pairs (one INTEGER, two INTEGER, kind TEXT, PRIMARY KEY (one, two))")
+    database.execute("INSERT INTO pairs SELECT 1, id * 7919 % 10000, CASE WHEN id < 2000 THEN 'a' END FROM many")
+    database.execute("CREATE INDEX by_kind ON pairs (kind)")
+    table = await table_at(datasette, f"/data/pairs.parquet?{asked}")
+    assert sorted(tuples(table)) == selected(database, "SELECT * FROM pairs WHERE kind = 'a' ORDER BY one, two")
+
+
+@pytest.mark.parametrize("shown", [{"sort": "kind"}, {"sort_desc": "size"}, {"sortable_columns": ["size"]}])
+async def test_order_that_the_instance_prescribes_loses_no_row(
+    make_instance: MakeInstance, database: sqlite3.Connection, tmp_path: Path, shown: dict[str, object]
+) -> None:
+    config = {"databases": {"data": {"tables": {"many": shown}}}}
+    datasette = await make_instance(config=config, files=[str(tmp_path / "data.db")])
+    table = await table_at(datasette, "/data/many.parquet")
+    assert sorted(table["id"].to_pylist()) == list(range(ROWS))
 
 
 async def test_table_without_rows_is_a_file_of_its_columns(datasette: Datasette, database: sqlite3.Connection) -> None:
@@ -442,6 +469,113 @@ async def test_time_limit_holds_for_what_is_read_after_the_first_page(
     response = await datasette.client.get(query(endless))
     assert response.status_code != 200
     assert time.monotonic() - began < 10
+
+
+# Readers that leave
+
+
+class Reader:
+    """Somebody who asks for a page, and leaves when told to."""
+
+    def __init__(self) -> None:
+        self.answered = False
+        self._asked = False
+        self._left = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def leave(self) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._left.set)
+
+    async def ask(self, datasette: Datasette, path: str) -> None:
+        """Until the server is done with the request."""
+        path, _, query_string = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query_string.encode(),
+            "headers": [(b"host", b"localhost")],
+            "client": ("127.0.0.1", 1),
+            "server": ("localhost", None),
+            "root_path": "",
+        }
+        await asyncio.wait_for(datasette.app()(scope, self._receive, self._send), 30)
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._asked:
+            await self._left.wait()
+            return {"type": "http.disconnect"}
+        self._asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self.answered = True
+
+
+async def test_reader_who_leaves_does_not_end_what_is_being_encoded(
+    datasette: Datasette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader()
+    used_when_closed = []
+
+    class Slow(Encoder):
+        used = False
+
+        def add(self, batch: pa.RecordBatch) -> Part | None:
+            self.used = True
+            reader.leave()
+            time.sleep(0.2)
+            self.used = False
+            return super().add(batch)
+
+        def close(self) -> None:
+            used_when_closed.append(self.used)
+            super().close()
+
+    monkeypatch.setattr(renderer, "Encoder", Slow)
+    await reader.ask(datasette, "/data/many.parquet")
+    assert used_when_closed
+    assert not any(used_when_closed)
+
+
+async def test_reader_who_leaves_does_not_end_what_is_being_read(
+    datasette: Datasette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader()
+    used_when_closed = []
+
+    class Watched(sqlite3.Connection):
+        used = False
+
+        def nap(self) -> int:
+            if reader.answered and not self.used:
+                self.used = True
+                reader.leave()
+                time.sleep(0.2)
+                self.used = False
+            return 1
+
+        def close(self) -> None:
+            used_when_closed.append(self.used)
+            if not self.used:  # Else the interpreter would crash.
+                super().close()
+
+    def connect(database: Database, write: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(database.path, check_same_thread=False, factory=Watched)
+        connection.create_function("nap", 0, connection.nap)
+        return connection
+
+    monkeypatch.setattr(Database, "connect", connect)
+    # Of the first thousand rows the reader gets the beginning of the file, while others are read.
+    await reader.ask(datasette, query("SELECT nap() AS napped, hex(zeroblob(100)) AS much FROM many"))
+    assert reader.answered
+    assert used_when_closed
+    assert not any(used_when_closed)
 
 
 # Permissions

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/vnd.apache.parquet"
 """As registered with IANA."""
 
-FIRST_ROWS, MOST_ROWS = 25, 1_000
+FIRST_ROWS, MOST_ROWS = 25, 250
 """Rows made into Python objects at a time, doubled with each step from the one to the
 other: the first ones are on their way at once, and more than the other would hold the
 interpreter lock long enough to be felt by others in the process."""
 
-MOST_BYTES = 1024 * 1024
+MOST_BYTES = 512 * 1024
 """Bytes of Arrow data that are read at a time, about, where rows are wide."""
 
 FIRST_ROW_GROUP = 64 * 1024
-LARGEST_ROW_GROUP = 8 * 1024 * 1024
+LARGEST_ROW_GROUP = 4 * 1024 * 1024
 """Bytes of Arrow data in a row group: a small first one is on its way at once, and
 each further one is twice as large up to what readers like."""
 

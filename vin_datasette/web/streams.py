@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from datasette import Response
@@ -113,10 +114,15 @@ class ParquetDownload(Response):  # type: ignore[misc]
 
 
 async def in_thread(parts: Generator[Part, None, None]) -> AsyncGenerator[bytes, None]:
-    """The bytes of parts that are made on a thread, one at a time, as they are asked for."""
+    """The bytes of parts that are made on a thread, one at a time, as they are asked for.
+
+    One and the same thread: memory that is freed on another than the one that took it
+    is not used again, and each thread keeps some for itself.
+    """
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vin-export")
     try:
         while True:
-            made = asyncio.get_running_loop().run_in_executor(None, next, parts, None)
+            made = asyncio.wrap_future(thread.submit(next, parts, None))
             try:
                 part = await asyncio.shield(made)
             except asyncio.CancelledError:
@@ -128,4 +134,5 @@ async def in_thread(parts: Generator[Part, None, None]) -> AsyncGenerator[bytes,
                 return
             yield part.data
     finally:
-        await asyncio.shield(asyncio.to_thread(parts.close))
+        await asyncio.shield(asyncio.wrap_future(thread.submit(parts.close)))
+        thread.shutdown(wait=False)
