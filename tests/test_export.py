@@ -907,6 +907,13 @@ def test_full_standard_output_is_told_in_words(cache: Path, options: tuple[str, 
     assert process.returncode == 1
 
 
+def test_target_that_is_a_full_device_is_told_in_words(cache: Path, folder: Path) -> None:
+    # Through a link: should it be replaced after all, then not for the whole machine.
+    (folder / "full").symlink_to("/dev/full")
+    ran = run(folder / "full", "--db", cache)
+    assert (ran.exit_code, ran.stderr.endswith("could not be written: No space left on device.\n")) == (1, True)
+
+
 def test_target_that_is_no_file_is_not_replaced_by_one(empty: Path, folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     # Open at both ends, so that nobody waits for the other.

@@ -3,10 +3,10 @@ not the first page's, by following pages as Datasette's own CSV stream does."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -18,10 +18,10 @@ from datasette.utils import escape_sqlite, sqlite3, sqlite_timelimit
 from vin_datasette.parquet import Encoder, Part
 from vin_datasette.web.routes import error, too_many_exports
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import ParquetDownload, download_headers
+from vin_datasette.web.streams import ParquetDownload, download_headers, finished, own_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from datasette import Request
     from datasette.app import Datasette
@@ -80,6 +80,9 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
             await db.execute(sql, _parameters(request, sql))
         except (sqlite3.Error, PageError) as problem:
             return _refusal(datasette, str(problem))
+    # Datasette 0.65 gives a key that is also asked for by _col twice.
+    kept = [index for index, column in enumerate(columns) if not table or column not in columns[:index]]
+    columns = [columns[index] for index in kept]
     if not can_render_parquet(columns):
         return _refusal(datasette, "Parquet needs columns, each with a name of its own; name them with AS.")
     try:
@@ -87,7 +90,8 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
             pages = _one_page([tuple(row) for row in rows])
             kinds = await _kinds(db, table, {}, columns, "")
         elif table:
-            pages = _table_pages(datasette, request, await _key(db, table))
+            is_view = table in await db.view_names()
+            pages = _table_pages(datasette, request, None if is_view else await _order(datasette, db, table))
             kinds = await _kinds(db, table, {}, columns, "")
         else:
             parameters = _parameters(request, sql or "")
@@ -99,7 +103,7 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
     if not own.exports.take():
         return _Unchanged(too_many_exports(datasette))
     return ParquetDownload(
-        _encoded(pages, pa.schema(zip(columns, kinds, strict=True))),
+        _encoded(pages, kept, pa.schema(zip(columns, kinds, strict=True))),
         request.receive,
         headers=download_headers(datasette, f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet"),
         limit=own.settings.export_timeout,
@@ -134,16 +138,18 @@ async def _one_page(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
     yield rows
 
 
-async def _table_pages(datasette: Datasette, request: Request, order: str | None) -> AsyncIterator[Sequence[Row]]:
+async def _table_pages(
+    datasette: Datasette, request: Request, order: list[tuple[str, str]] | None
+) -> AsyncIterator[Sequence[Row]]:
     """The pages of a table or view, as Datasette answers them to the same request.
 
     A table's are asked for in the `order` of its key: by another column, Datasette's
-    pages pass over rows that share its value.
+    pages pass over rows that share its value. A view, which has None, is paged by counting.
     """
     path = re.sub(r"\.parquet$", ".json", request.scope.get("route_path") or request.path)
     asked = [pair for pair in parse_qsl(request.query_string, keep_blank_values=True) if pair[0] not in _NOT_PASSED_ON]
-    if order:
-        asked = [*((key, value) for key, value in asked if key not in ("_sort", "_sort_desc")), ("_sort", order)]
+    if order is not None:
+        asked = [*((key, value) for key, value in asked if key not in ("_sort", "_sort_desc")), *order]
     headers = {key: value for key, value in request.headers.items() if key.lower() not in _HEADERS_NOT_PASSED_ON}
     following: str | None = None
     while True:
@@ -163,18 +169,20 @@ async def _query_pages(
 ) -> AsyncIterator[Sequence[Row]]:
     """The rows of a query, run once, in pages of as many as Datasette returns at most
     and each within its time limit."""
-    connection = await asyncio.to_thread(db.connect)
+    thread = own_thread()
+    connection = await finished(thread, db.connect)
     try:
         datasette._prepare_connection(connection, db.name)  # noqa: SLF001
         limit, size = datasette.setting("sql_time_limit_ms"), datasette.setting("max_returned_rows")
         cursor = None
         while True:
-            cursor, rows = await asyncio.to_thread(_page, connection, cursor, sql, parameters, limit, size)
+            cursor, rows = await finished(thread, _page, connection, cursor, sql, parameters, limit, size)
             yield rows
             if len(rows) < size:
                 return
     finally:
         connection.close()
+        thread.shutdown(wait=False)
 
 
 def _page(  # noqa: PLR0917 - one step of the loop above, for its thread
@@ -190,12 +198,19 @@ def _page(  # noqa: PLR0917 - one step of the loop above, for its thread
         return cursor, [tuple(row) for row in cursor.fetchmany(size)]
 
 
-async def _key(db: Database, table: str) -> str | None:
-    """The column that orders a table's rows: its primary key's first, or the row id; None for a view."""
-    if table in await db.view_names():
-        return None
+async def _order(datasette: Datasette, db: Database, table: str) -> list[tuple[str, str]]:
+    """The parameter that has a table's rows in the order of its key: none where that is
+    Datasette's own, one where the instance prescribes another. Raises `PageError`."""
+    if hasattr(datasette, "table_config"):
+        shown = await datasette.table_config(db.name, table)
+    else:
+        shown = datasette.table_metadata(db.name, table)
+    if not {"sort", "sort_desc"} & shown.keys():
+        return []
     keys = await db.primary_keys(table)
-    return str(keys[0]) if keys else "rowid"
+    if len(keys) > 1:
+        raise PageError("the table has a key of several columns, and the instance prescribes another order")
+    return [("_sort", keys[0] if keys else "rowid")]
 
 
 _NAMED = re.compile(r":([A-Za-z0-9_]+)")
@@ -266,21 +281,26 @@ async def _declared(db: Database, table: str) -> dict[str, pa.DataType]:
     return kinds
 
 
-async def _encoded(pages: AsyncIterator[Sequence[Row]], schema: pa.Schema) -> AsyncGenerator[bytes, None]:
+async def _encoded(
+    pages: AsyncIterator[Sequence[Row]], kept: Sequence[int], schema: pa.Schema
+) -> AsyncGenerator[bytes, None]:
     """Pages as the bytes of a Parquet file, encoded on a thread."""
-    encoder = Encoder(schema)
+    encoder, thread = Encoder(schema), own_thread()
     try:
         async for rows in pages:
-            part = await asyncio.to_thread(_added, encoder, rows, schema)
+            part = await finished(thread, _added, encoder, rows, kept, schema)
             if part:
                 yield part.data
-        yield (await asyncio.to_thread(encoder.finish)).data
+        yield (await finished(thread, encoder.finish)).data
     finally:
         encoder.close()
+        thread.shutdown(wait=False)
+        if isinstance(pages, AsyncGenerator):
+            await pages.aclose()
 
 
-def _added(encoder: Encoder, rows: Sequence[Row], schema: pa.Schema) -> Part | None:
-    return encoder.add(_batch(rows, schema))
+def _added(encoder: Encoder, rows: Sequence[Row], kept: Sequence[int], schema: pa.Schema) -> Part | None:
+    return encoder.add(_batch([tuple(row[index] for index in kept) for row in rows], schema))
 
 
 def _batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasette import Response
 from datasette.utils import add_cors_headers
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vin_datasette.parquet import Part
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Slots:
@@ -113,26 +115,33 @@ class ParquetDownload(Response):  # type: ignore[misc]
             pass
 
 
-async def in_thread(parts: Generator[Part, None, None]) -> AsyncGenerator[bytes, None]:
-    """The bytes of parts that are made on a thread, one at a time, as they are asked for.
+def own_thread() -> ThreadPoolExecutor:
+    """A thread for one download. One and the same throughout: memory that is freed on
+    another thread than took it is not used again, and each keeps some for itself."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="vin-download")
 
-    One and the same thread: memory that is freed on another than the one that took it
-    is not used again, and each thread keeps some for itself.
-    """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vin-export")
+
+async def finished(thread: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` returns, done on `thread`. Who is cancelled meanwhile goes only when it
+    has come to its end: what it works with cannot be closed under its hands."""
+    made = asyncio.wrap_future(thread.submit(work, *arguments))
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await made
+        raise
+
+
+async def in_thread(parts: Generator[Part, None, None]) -> AsyncGenerator[bytes, None]:
+    """The bytes of parts that are made on a thread, one at a time, as they are asked for."""
+    thread = own_thread()
     try:
         while True:
-            made = asyncio.wrap_future(thread.submit(next, parts, None))
-            try:
-                part = await asyncio.shield(made)
-            except asyncio.CancelledError:
-                # A generator cannot be closed while it runs.
-                with contextlib.suppress(Exception):
-                    await made
-                raise
+            part: Part | None = await finished(thread, next, parts, None)
             if part is None:
                 return
             yield part.data
     finally:
-        await asyncio.shield(asyncio.wrap_future(thread.submit(parts.close)))
+        await finished(thread, parts.close)
         thread.shutdown(wait=False)
