@@ -271,7 +271,7 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
     from datasette.cli import cli as datasette_cli
 
     from vin_datasette.cache import Cache, CacheError
-    from vin_datasette.web import state
+    from vin_datasette.web import guard, state
 
     settings = _settings(options)
     cache = Cache(settings.db)
@@ -285,7 +285,7 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
     for name in ("source", "vpic_url"):
         if options[name] is not None:
             os.environ[f"VIN_DATASETTE_{name.upper()}"] = options[name]
-    if _is_loopback(host) and settings.allow_remove is None and not _listens_elsewhere(datasette_options):
+    if guard.is_loopback(host) and settings.allow_remove is None and not _listens_elsewhere(datasette_options):
         state.defaults["allow_remove"] = True
         click.echo(
             f"Whoever reaches {host} port {port} may look up, remove and export, if settings do not say otherwise.",
@@ -359,15 +359,6 @@ def _summary(tally: Counter[str], seconds: float) -> str:
     fetched = f"{tally['fetched']:,} fetched" + (f" ({', '.join(sources)})" if sources else "")
     parts = [f"{tally['cached']:,} cached", fetched, f"{tally['rejected']:,} rejected", f"{tally['failed']:,} failed"]
     return f"{tally['asked']:,} asked: {', '.join(parts)}; {seconds:.1f} seconds"
-
-
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listens_elsewhere(datasette_options: Iterable[str]) -> bool:

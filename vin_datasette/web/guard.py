@@ -106,7 +106,7 @@ def write_refusal(datasette: Datasette, request: Request) -> str | None:
     origin = headers.get("origin")
     if origin is not None and _host_and_port(origin) != host:
         return "This page of another origin may not change the cache."
-    if _bound_to_loopback(request) and not _is_loopback(host[0]) and host[0] not in settings_of(datasette).hosts:
+    if _bound_to_loopback(request) and not is_loopback(host[0]) and host[0] not in settings_of(datasette).hosts:
         return f"A server bound to loopback is not known as {host[0] or 'nothing'}; see the setting hosts."
     return None
 
@@ -122,10 +122,11 @@ def _host_and_port(url: str) -> tuple[str, int | None]:
 
 def _bound_to_loopback(request: Request) -> bool:
     server = request.scope.get("server")
-    return bool(server and _is_loopback(str(server[0])))
+    return bool(server and is_loopback(str(server[0])))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own (RFC 1122, RFC 4291)."""
     if host == "localhost":
         return True
     try:
