@@ -36,7 +36,7 @@ CONTRACT = ("vin", "make", "model", "model_year", "body_class")
 
 def select(columns: str) -> str:
     """The SQL that every way but ours reads with."""
-    from vin_datasette.parquet import fields
+    from vin_datasette.batches import fields
 
     names = CONTRACT if columns == "contract" else [column.name for column in fields()]
     return f"SELECT {', '.join(names)} FROM vehicles ORDER BY vin"
@@ -44,7 +44,8 @@ def select(columns: str) -> str:
 
 def ours(cache: Path, columns: str, out: Path) -> int:
     """`vin-datasette export`, without the start of the interpreter."""
-    from vin_datasette.parquet import Selection, parquet_parts
+    from vin_datasette.batches import Selection
+    from vin_datasette.parquet import parquet_parts
 
     rows = 0
     with open(out, "wb") as file:
@@ -107,8 +108,8 @@ def write_alone(cache: Path, columns: str, out: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from vin_datasette.batches import Selection, record_batches
     from vin_datasette.cache import snapshot
-    from vin_datasette.parquet import Selection, record_batches
 
     selection = Selection(columns=CONTRACT if columns == "contract" else None)
     with snapshot(cache) as connection:
@@ -135,7 +136,7 @@ NEEDS = {
     "(b) pandas": "pandas",
     "(c) polars": "polars",
     "(d) read alone": "sqlite3",
-    "(d) write alone": "vin_datasette.parquet",
+    "(d) write alone": "vin_datasette.batches",
 }
 """What each way imports; imported before the clock starts, with pyarrow's Parquet."""
 

@@ -38,10 +38,11 @@ from click.testing import CliRunner, Result
 from tests.conftest import SCRIPT, clean_environment, fill_cache, rows, until
 from vin_datasette import __version__
 from vin_datasette.attributes import ATTRIBUTES
+from vin_datasette.batches import Selection
 from vin_datasette.cache import Cache
 from vin_datasette.cli import cli
 from vin_datasette.export import write_file, write_partitions
-from vin_datasette.parquet import LARGEST_ROW_GROUP, Part, Selection, parquet_parts
+from vin_datasette.parquet import LARGEST_ROW_GROUP, Part, parquet_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -537,7 +538,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MEASURE = """
 import re, sys
 from pathlib import Path
-from vin_datasette.parquet import Selection, parquet_parts
+from vin_datasette.batches import Selection
+from vin_datasette.parquet import parquet_parts
 where = sys.argv[2:]
 rows = sum(part.rows for part in parquet_parts(sys.argv[1], Selection(where=where, raw=True)))
 # Not ru_maxrss: that begins with what the process had before it became this one.

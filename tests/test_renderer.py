@@ -95,7 +95,8 @@ PAGES = {
     "filter": ("/data/many.parquet?kind=a", "SELECT * FROM many WHERE kind = 'a' ORDER BY id"),
     "filter of many": ("/data/many.parquet?id__gte=300", "SELECT * FROM many WHERE id >= 300 ORDER BY id"),
     "filter of none": ("/data/many.parquet?id__gte=9999", "SELECT * FROM many WHERE 0"),
-    "order of the key whatever is asked": ("/data/many.parquet?_sort_desc=id", "SELECT * FROM many ORDER BY id"),
+    "order": ("/data/many.parquet?_sort_desc=id", "SELECT * FROM many ORDER BY id DESC"),
+    "order of another column": ("/data/many.parquet?_sort=name", "SELECT * FROM many ORDER BY name"),
     "columns": ("/data/many.parquet?_col=name", "SELECT id, name FROM many ORDER BY id"),
     "columns with the key": ("/data/many.parquet?_col=id&_col=name", "SELECT id, name FROM many ORDER BY id"),
     "columns left out": ("/data/many.parquet?_nocol=name&_nocol=size", "SELECT id, kind FROM many ORDER BY id"),
@@ -158,7 +159,16 @@ async def test_compound_key_loses_no_row_that_shares_its_first_column(
     assert sorted(tuples(table)) == selected(database, "SELECT * FROM pairs WHERE kind = 'a' ORDER BY one, two")
 
 
-@pytest.mark.parametrize("shown", [{"sort": "kind"}, {"sort_desc": "size"}, {"sortable_columns": ["size"]}])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"sort": "kind"},
+        {"sort_desc": "size"},
+        {"sortable_columns": ["size"]},
+        {"sort": "size", "sortable_columns": ["size"]},
+    ],
+    ids=str,
+)
 async def test_order_that_the_instance_prescribes_loses_no_row(
     make_instance: MakeInstance, database: sqlite3.Connection, tmp_path: Path, shown: dict[str, object]
 ) -> None:
@@ -166,6 +176,17 @@ async def test_order_that_the_instance_prescribes_loses_no_row(
     datasette = await make_instance(config=config, files=[str(tmp_path / "data.db")])
     table = await table_at(datasette, "/data/many.parquet")
     assert sorted(table["id"].to_pylist()) == list(range(ROWS))
+
+
+async def test_order_that_the_instance_prescribes_for_a_compound_key_loses_no_row(
+    make_instance: MakeInstance, database: sqlite3.Connection, tmp_path: Path
+) -> None:
+    database.execute("CREATE TABLE pairs (one INTEGER, two INTEGER, kind TEXT, PRIMARY KEY (one, two))")
+    database.execute("INSERT INTO pairs SELECT 1, id, kind FROM many")
+    config = {"databases": {"data": {"tables": {"pairs": {"sort": "kind"}}}}}
+    datasette = await make_instance(config=config, files=[str(tmp_path / "data.db")])
+    table = await table_at(datasette, "/data/pairs.parquet")
+    assert sorted(table["two"].to_pylist()) == list(range(ROWS))
 
 
 async def test_table_without_rows_is_a_file_of_its_columns(datasette: Datasette, database: sqlite3.Connection) -> None:

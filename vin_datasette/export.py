@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 import pyarrow.csv as pa_csv
 
+from vin_datasette.batches import Selection, record_batches
 from vin_datasette.cache import snapshot
-from vin_datasette.parquet import Part, Selection, parquet_parts, record_batches, snapshot_parts
+from vin_datasette.parquet import Part, parquet_parts, snapshot_parts
 from vin_datasette.schema import VEHICLES
 
 if TYPE_CHECKING:

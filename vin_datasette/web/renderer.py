@@ -1,9 +1,10 @@
-"""`.parquet` beside `.json` and `.csv` on every table, view and query page: all rows,
-not the first page's, by following pages as Datasette's own CSV stream does."""
+"""`.parquet` beside `.json` and `.csv` on every table, view and query page: all rows, not
+the first page's. The page's own query is run once, without the page's limit, and read
+on in pages: one moment of the database in the order that was asked for, where pages
+that are asked for one after another pass over rows or meet them twice."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
 # What a page is asked with; what the reader asked for stands beside it.
 _PAGING = {
+    "_extra": "query",
     "_shape": "arrays",
-    "_size": "max",
+    "_size": "1",
     "_labels": "off",
     "_nofacet": "1",
     "_nocount": "1",
-    "_json_infinity": "1",
 }
 _NOT_PASSED_ON = {
     *_PAGING,
@@ -69,9 +70,9 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
 ) -> Response:
     """The rows of a page's table, view or query as a Parquet file, streamed.
 
-    Every page is asked of Datasette as the same actor, so its permissions and limits
-    hold for each. Column types are those of all values where they can be read within
-    `sql_time_limit_ms`, else the declared ones.
+    The query of a table is Datasette's own answer to the same actor, so its permissions
+    hold; its time limit holds for each page. Column types are those of all values where
+    they can be read within `sql_time_limit_ms`, else the declared ones.
     """
     db = datasette.get_database(database)
     if not columns and sql:
@@ -90,8 +91,7 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
             pages = _one_page([tuple(row) for row in rows])
             kinds = await _kinds(db, table, {}, columns, "")
         elif table:
-            is_view = table in await db.view_names()
-            pages = _table_pages(datasette, request, None if is_view else await _order(datasette, db, table))
+            pages = _query_pages(datasette, db, *await _page_query(datasette, request))
             kinds = await _kinds(db, table, {}, columns, "")
         else:
             parameters = _parameters(request, sql or "")
@@ -138,30 +138,17 @@ async def _one_page(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
     yield rows
 
 
-async def _table_pages(
-    datasette: Datasette, request: Request, order: list[tuple[str, str]] | None
-) -> AsyncIterator[Sequence[Row]]:
-    """The pages of a table or view, as Datasette answers them to the same request.
-
-    A table's are asked for in the `order` of its key: by another column, Datasette's
-    pages pass over rows that share its value. A view, which has None, is paged by counting.
-    """
+async def _page_query(datasette: Datasette, request: Request) -> tuple[str, dict[str, Any]]:
+    """The SQL of a table's or view's page without its limit, and its parameters, as Datasette
+    tells them to the same actor. Raises `PageError`."""
     path = re.sub(r"\.parquet$", ".json", request.scope.get("route_path") or request.path)
     asked = [pair for pair in parse_qsl(request.query_string, keep_blank_values=True) if pair[0] not in _NOT_PASSED_ON]
-    if order is not None:
-        asked = [*((key, value) for key, value in asked if key not in ("_sort", "_sort_desc")), *order]
     headers = {key: value for key, value in request.headers.items() if key.lower() not in _HEADERS_NOT_PASSED_ON}
-    following: str | None = None
-    while True:
-        query = urlencode([*asked, *_PAGING.items(), *([("_next", following)] if following else [])])
-        answer = await datasette.client.get(f"{path}?{query}", headers=headers)
-        page = json.loads(answer.text) if answer.status_code == 200 else {}
-        if "rows" not in page:
-            raise PageError(f"a page of the table was answered with status {answer.status_code}")
-        yield page["rows"]
-        following = page.get("next")
-        if not following:
-            return
+    answer = await datasette.client.get(f"{path}?{urlencode([*asked, *_PAGING.items()])}", headers=headers)
+    told = json.loads(answer.text).get("query") if answer.status_code == 200 else None
+    if not told:
+        raise PageError(f"the page was answered with status {answer.status_code}")
+    return re.sub(r"\s+limit \d+(?:\s+offset \d+)?\s*$", "", told["sql"]), told["params"]
 
 
 async def _query_pages(
@@ -196,21 +183,6 @@ def _page(  # noqa: PLR0917 - one step of the loop above, for its thread
     with sqlite_timelimit(connection, limit):
         cursor = cursor or connection.execute(sql, parameters)
         return cursor, [tuple(row) for row in cursor.fetchmany(size)]
-
-
-async def _order(datasette: Datasette, db: Database, table: str) -> list[tuple[str, str]]:
-    """The parameter that has a table's rows in the order of its key: none where that is
-    Datasette's own, one where the instance prescribes another. Raises `PageError`."""
-    if hasattr(datasette, "table_config"):
-        shown = await datasette.table_config(db.name, table)
-    else:
-        shown = datasette.table_metadata(db.name, table)
-    if not {"sort", "sort_desc"} & shown.keys():
-        return []
-    keys = await db.primary_keys(table)
-    if len(keys) > 1:
-        raise PageError("the table has a key of several columns, and the instance prescribes another order")
-    return [("_sort", keys[0] if keys else "rowid")]
 
 
 _NAMED = re.compile(r":([A-Za-z0-9_]+)")
@@ -314,8 +286,6 @@ def _batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:
     """A value of a page as one of its column's type; numbers in a column of text as text."""
-    if isinstance(value, dict) and value.get("$base64"):
-        value = base64.b64decode(value["encoded"])
     if pa.types.is_binary(kind) and isinstance(value, (str, int, float)):
         return str(value).encode()
     return str(value) if pa.types.is_string(kind) and isinstance(value, (int, float)) else value

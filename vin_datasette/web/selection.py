@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from datasette.filters import Filters
 
-from vin_datasette.parquet import Selection, fields
+from vin_datasette.batches import Selection, fields
 from vin_datasette.schema import VEHICLES
 
 if TYPE_CHECKING:
