@@ -245,7 +245,7 @@ def lookups(port: int, vins: list[str], until: Callable[[], bool]) -> list[float
 def downloading(port: int, query: str) -> Iterator[subprocess.Popen[str]]:
     """A download under way; it prints its first byte's time, its time and its size."""
     shown = "%{time_starttransfer} %{time_total} %{size_download}"
-    command = ["curl", "-s", "-o", os.devnull, "-w", shown, f"http://127.0.0.1:{port}/export{query}"]
+    command = ["curl", "-s", "-f", "-o", os.devnull, "-w", shown, f"http://127.0.0.1:{port}/export{query}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as download:
         yield download
 
@@ -262,6 +262,8 @@ def over_http(rows: int, query: str, folder: Path) -> None:
         idle = memory(pid, "VmRSS")
         with downloading(port, query) as download:
             first, total, size = map(float, download.communicate()[0].split())
+        if download.returncode:
+            raise SystemExit("The export was refused.")
         peak = memory(pid, "VmHWM")
         with downloading(port, query) as download:
             during = lookups(port, vins, lambda: download.poll() is not None)

@@ -111,11 +111,16 @@ class Encoder:
         self._writer.close()
 
     def _row_group(self) -> Part:
+        # One chunk for each column: a writer takes many small ones several times as slowly.
         group = pa.Table.from_batches(self._gathered, self._schema).combine_chunks()
         self._gathered, self._size = [], 0
         self._writer.write_table(group, row_group_size=max(group.num_rows, 1))
-        self._rows += group.num_rows
-        return Part(self._sink.take(), group.num_rows)
+        rows = group.num_rows
+        self._rows += rows
+        del group
+        # The allocator keeps what is freed for later, which is much beside a server.
+        pa.default_memory_pool().release_unused()
+        return Part(self._sink.take(), rows)
 
 
 def parquet_parts(path: str | Path, selection: Selection | None = None) -> Generator[Part, None, None]:
