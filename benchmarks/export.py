@@ -138,12 +138,13 @@ NEEDS = {
     "(d) read alone": "sqlite3",
     "(d) write alone": "vin_datasette.batches",
 }
-"""What each way imports; imported before the clock starts, with pyarrow's Parquet."""
+"""What each way imports; imported before the clock starts, with pyarrow's Parquet and pandas."""
 
 
 def child(way: str, cache: Path, columns: str, out: Path) -> None:
     """One way, once, in this process; prints its figures as JSON."""
-    for module in (NEEDS[way], "pyarrow.parquet"):
+    # pyarrow imports pandas, where it is installed, at the first array that it makes.
+    for module in (NEEDS[way], "pyarrow.parquet", "pandas"):
         importlib.import_module(module)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()

@@ -233,6 +233,43 @@ def cache(made_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(made_once, tmp_path / "vin.db"))
 
 
+SINGLE_LINES = [text for text in TEXTS if text is None or "\n" not in text]
+
+
+@pytest.mark.parametrize("text", [*SINGLE_LINES, "\ufeffmark", "a\u0085b", "\u2028", "\x1cgroup", '"', "x" * 5000])
+def test_text_on_one_line_is_exported_as_it_is(tmp_path: Path, text: str | None) -> None:
+    filled = [{"vin": vin(number), "make": "A", "trim": text, "plant_company": text} for number in range(40)]
+    insert(tmp_path / "vin.db", filled)
+    table = exported(tmp_path / "vin.db")
+    assert table["trim"].to_pylist() == table["plant_company"].to_pylist() == [text] * 40
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\r", "a\r\nb", "end\n", "a\x1fb", "a\x1eb", "a\x1db", "\n\n"])
+@pytest.mark.parametrize("column", ["make", "series", "source_version", "warnings"])
+def test_control_characters_that_others_put_into_the_cache_are_exported(tmp_path: Path, column: str, text: str) -> None:
+    vehicles: list[dict[str, Any]] = [{"vin": vin(number)} for number in range(60)]
+    vehicles[41][column] = vehicles[59][column] = text
+    insert(tmp_path / "vin.db", vehicles)
+    table = exported(tmp_path / "vin.db", Selection(columns=[column]))
+    assert table["vin"].to_pylist() == [vin(number) for number in range(60)]
+    assert table[column].to_pylist() == [
+        vehicle.get(column, "HONDA" if column == "make" else None) for vehicle in vehicles
+    ]
+
+
+def test_remarks_of_several_lines_are_exported_with_them(tmp_path: Path) -> None:
+    insert(tmp_path / "vin.db", [{"vin": vin(number), "warnings": "one\ntwo\nthree"} for number in range(60)])
+    table = exported(tmp_path / "vin.db")
+    assert set(table["warnings"].to_pylist()) == {"one\ntwo\nthree"}
+
+
+@pytest.mark.parametrize("number", [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 1 / 3, 2.5])
+def test_real_numbers_keep_all_their_digits(tmp_path: Path, number: float) -> None:
+    insert(tmp_path / "vin.db", [{"vin": vin(1), "wheelbase_in": number}])
+    table = exported(tmp_path / "vin.db")
+    assert table["wheelbase_in"].to_pylist() == [number]
+
+
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 async def test_route_exports_what_the_cache_holds(
     make_instance: MakeInstance, cache: Path, tmp_path: Path, read: Callable[[Path], Rows]

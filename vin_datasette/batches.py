@@ -153,7 +153,8 @@ class _Lines:
     def _value(column: pa.Field) -> str:
         expression = _expression(column)
         if column.name == "warnings":
-            expression = f"replace({expression}, char(10), '{_NEW_LINE}')"
+            # Its lines are put together again later; what stands for their ends must not be in them yet.
+            expression = f"replace(replace({expression}, '{_NEW_LINE}', '{_BETWEEN}'), char(10), '{_NEW_LINE}')"
         return f"ifnull({expression}, '{_NULL}')" if column.nullable else expression
 
     def batch(self, rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
