@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Attribute:
 _NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
 
+@lru_cache(maxsize=4096)
 def _number(text: str) -> float | None:
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     return number if math.isfinite(number) else None
@@ -74,6 +76,7 @@ _KILOGRAMS = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def _kilograms(text: str) -> tuple[int | None, int | None]:
     match = _KILOGRAMS.search(text)
     if not match:

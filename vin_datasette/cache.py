@@ -13,11 +13,12 @@ import sqlite3
 import threading
 import time
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from vin_datasette.record import Record
-from vin_datasette.schema import MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.record import Record, SourceName
+from vin_datasette.schema import CHANGES, FRESHNESS_INDEX, MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.vin import VIN
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from sqlite_utils import Database
 
-    from vin_datasette.record import SourceName
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,8 @@ class Cache:
         with contextlib.ExitStack() as opened:
             writer = opened.enter_context(contextlib.closing(_connect(self.path, WRITE_TIMEOUT)))
             _migrate(writer, self.path)
+            # A killed process loses nothing by it, as the file is in WAL mode; a power cut the last answers at most.
+            writer.execute("PRAGMA synchronous = NORMAL")
             reader = opened.enter_context(contextlib.closing(_connect(self.path, READ_TIMEOUT)))
             reader.execute("PRAGMA query_only = 1")
             # A text that is no UTF-8, in a row that somebody damaged, must cost that row alone.
@@ -161,35 +163,63 @@ class Cache:
             reader, _ = self._open()
             for start in range(0, len(vins), _VARIABLES):
                 part = vins[start : start + _VARIABLES]
-                for sql in _select_by_vin(len(part)):
+                for sql in _select(f"vin IN ({_marks(part)})"):
                     for row in reader.execute(sql, part):
                         record = _record(row)
                         if record is not None:
                             found.setdefault(record.vin, record)
         return found
 
+    def fresh(self, vins: Sequence[str], since: datetime | None, *, by_vpic: bool, clean: bool) -> set[str]:
+        """Those of `vins` that are vehicles and need not be asked about again: known
+        `since` then, with `by_vpic` by vPIC's word, with `clean` without any error code.
+
+        Read from an index alone, so that a fleet that is known costs next to nothing.
+        """
+        conditions = ["fetched_at >= ?"]
+        conditions += ["source IN ('vpic', 'vpic-sibling')"] if by_vpic else []
+        conditions += ["error_code = '0'"] if clean else []
+        # One list for all of them: in parts, finding the way to each takes twice as long.
+        sql = (
+            f"SELECT vin FROM {VEHICLES} INDEXED BY {FRESHNESS_INDEX} "  # noqa: S608
+            f"WHERE vin IN (SELECT value FROM json_each(?)) AND {' AND '.join(conditions)}"
+        )
+        with self._lock:
+            reader, _ = self._open()
+            return {vin.decode() for (vin,) in reader.execute(sql, [json.dumps(vins), _time(since) if since else ""])}
+
+    def sibling(self, descriptor: str) -> Record | None:
+        """A record without any error code, of whichever vehicle with this descriptor, that its
+        source itself gave: by vPIC if there is one; None when there is none."""
+        with self._lock:
+            reader, _ = self._open()
+            for source in ("vpic", "embedded"):
+                [sql, _] = _select("descriptor = ? AND error_code = '0' AND source = ? LIMIT 1")
+                for row in reader.execute(sql, [descriptor, source]):
+                    return _record(row)
+        return None
+
     def save(self, answers: Iterable[Vehicle | Rejection]) -> None:
         """Keep answers, all of them in one transaction.
 
-        An answer takes the place of an earlier one, but that of the embedded
-        database never the place of vPIC's own. Rejections of malformed VINs,
-        which have no record, are not kept.
+        An answer takes the place of an earlier one, but none ever the place of what vPIC
+        itself said except what vPIC says now; where that differs, the earlier answer goes
+        into the table of changes. Rejections of malformed VINs, which have no record, are
+        not kept.
         """
-        rows = {answer.vin: answer for answer in answers if answer.record is not None}
+        rows = {answer.vin: _row(answer, answer.record) for answer in answers if answer.record is not None}
         with self._write() as db:
-            kept = _said_by_vpic(db, rows)
-            new = [answer for vin, answer in rows.items() if vin not in kept or _source(answer) == "vpic"]
-            vehicles = [_vehicle_row(answer) for answer in new if isinstance(answer, Vehicle)]
-            rejections = [
-                _rejection_row(answer, answer.record)
-                for answer in new
-                if isinstance(answer, Rejection) and answer.record is not None
-            ]
-            # Not sqlite-utils' upsert: it first makes a table to see what SQLite can do, and where the
-            # disk is full takes the failure for an answer and loses the rows without an error.
-            _forget(db, [answer.vin for answer in new])
-            db.table(VEHICLES).insert_all(vehicles)
-            db.table(REJECTIONS).insert_all(rejections)
+            earlier = _said_by_vpic(db, rows)
+            new = {vin: row for vin, row in rows.items() if vin not in earlier or row["source"] == "vpic"}
+            _insert(
+                db, CHANGES, [change for vin in earlier.keys() & new for change in _changes(earlier[vin], new[vin])]
+            )
+            # Not sqlite-utils' upsert, which takes a full disk for an old SQLite and loses the rows without
+            # an error, nor its insert_all, which takes twice as long for rows of equal columns.
+            _forget(db, list(new))
+            with _indexed_at_once(db) if len(new) >= _MANY else contextlib.nullcontext():
+                _insert(db, VEHICLES, [row for row in new.values() if "reason" not in row])
+            _insert(db, REJECTIONS, [row for row in new.values() if "reason" in row])
 
     def remove(self, vin: VIN) -> bool:
         """Forget a VIN; whether anything was kept for it."""
@@ -315,10 +345,14 @@ def _applied(connection: sqlite3.Connection) -> set[str]:
     return {name for (name,) in rows}
 
 
-def _select_by_vin(count: int) -> Iterator[str]:
-    marks = ",".join("?" * count)
-    for table in (VEHICLES, REJECTIONS):
-        yield f"SELECT vin, record, source, source_version, fetched_at, notes FROM {table} WHERE vin IN ({marks})"  # noqa: S608
+def _select(condition: str) -> list[str]:
+    """SQL for the rows of each table that hold a record and meet the condition."""
+    columns = "vin, record, source, source_version, fetched_at, notes"
+    return [f"SELECT {columns} FROM {table} WHERE {condition}" for table in (VEHICLES, REJECTIONS)]  # noqa: S608
+
+
+def _marks(part: Sequence[object]) -> str:
+    return ",".join("?" * len(part))
 
 
 def _record(row: tuple[bytes | None, ...]) -> Record | None:
@@ -338,33 +372,91 @@ def _record(row: tuple[bytes | None, ...]) -> Record | None:
         return None
 
 
-_SOURCES: dict[str, SourceName] = {"vpic": "vpic", "embedded": "embedded"}
+_SOURCES: dict[str, SourceName] = {name: name for name in get_args(SourceName)}
 
 
-def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> set[str]:
-    found: set[str] = set()
+def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> dict[str, dict[str, str]]:
+    """What vPIC itself said of these VINs before."""
+    found: dict[str, dict[str, str]] = {}
     asked = list(vins)
     for start in range(0, len(asked), _VARIABLES):
         part = asked[start : start + _VARIABLES]
-        marks = ",".join("?" * len(part))
         for table in (VEHICLES, REJECTIONS):
-            sql = f"SELECT vin FROM {table} WHERE source = 'vpic' AND vin IN ({marks})"  # noqa: S608
-            found.update(vin for (vin,) in db.execute(sql, part))
+            sql = f"SELECT vin, fetched_at, record FROM {table} WHERE source = 'vpic' AND vin IN ({_marks(part)})"  # noqa: S608
+            for vin, fetched_at, record in db.execute(sql, part):
+                found[vin] = {"vin": vin, "fetched_at": fetched_at, "record": record}
     return found
 
 
-def _source(answer: Vehicle | Rejection) -> str | None:
-    return answer.record.source if answer.record else None
+def _changes(earlier: Mapping[str, str], new: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    """The row that keeps what vPIC used to say, when it says something else now."""
+    was, now = _values(earlier["record"]), _values(str(new["record"]))
+    changed = {
+        key: [was.get(key), now.get(key)] for key in {**was, **now} if (was.get(key) or "") != (now.get(key) or "")
+    }
+    if changed:
+        yield {**earlier, "replaced_at": new["fetched_at"], "changed": json.dumps(changed)}
+
+
+def _values(record: str) -> dict[str, object]:
+    """The values of a stored record; none of one that somebody damaged."""
+    try:
+        values = json.loads(record)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+_MANY = 200
+"""Rows from which on the search index is filled for all of them at once: row by row, by
+its triggers, it takes several times as long."""
+
+
+@contextlib.contextmanager
+def _indexed_at_once(db: Database) -> Iterator[None]:
+    """Put vehicles that are inserted meanwhile into the search index when all are there."""
+    table, trigger = f"{VEHICLES}_fts", f"{VEHICLES}_ai"
+    found = db.execute("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?", [trigger]).fetchone()
+    if not found:
+        yield
+        return
+    last = db.execute(f"SELECT coalesce(max(rowid), 0) FROM {VEHICLES}").fetchone()[0]  # noqa: S608
+    db.execute(f"DROP TRIGGER {trigger}")
+    yield
+    columns = ", ".join(row[1] for row in db.execute(f"PRAGMA table_info({table})"))
+    db.execute(
+        f"INSERT INTO {table} (rowid, {columns}) SELECT rowid, {columns} FROM {VEHICLES} WHERE rowid > ?",  # noqa: S608
+        [last],
+    )
+    db.execute(found[0])
+
+
+def _insert(db: Database, table: str, rows: Sequence[dict[str, object]]) -> None:
+    if rows:
+        columns, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
+        db.conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", [[*row.values()] for row in rows])  # noqa: S608
+
+
+def _row(answer: Vehicle | Rejection, record: Record) -> dict[str, object]:
+    return _vehicle_row(answer) if isinstance(answer, Vehicle) else _rejection_row(answer, record)
+
+
+# ASCII: a lone surrogate in an answer has no UTF-8, and an answer is kept as it came.
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=64)
+def _time(when: datetime) -> str:
+    return when.strftime(_TIME)
 
 
 def _provenance(record: Record) -> dict[str, object]:
     return {
         "source": record.source,
         "source_version": record.source_version,
-        "fetched_at": record.fetched_at.strftime(_TIME),
+        "fetched_at": _time(record.fetched_at),
         "notes": json.dumps(record.notes) if record.notes else None,
-        # ASCII: a lone surrogate in an answer has no UTF-8, and an answer is kept as it came.
-        "record": json.dumps(dict(record.values), separators=(",", ":")),
+        "record": _as_json(dict(record.values)),
     }
 
 
@@ -395,7 +487,6 @@ def _forget(db: Database, vins: Sequence[str]) -> int:
     deleted = 0
     for start in range(0, len(vins), _VARIABLES):
         part = vins[start : start + _VARIABLES]
-        marks = ",".join("?" * len(part))
         for table in (VEHICLES, REJECTIONS):
-            deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({marks})", part).rowcount  # noqa: S608
+            deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({_marks(part)})", part).rowcount  # noqa: S608
     return deleted

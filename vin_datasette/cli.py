@@ -6,28 +6,25 @@ import json
 import logging
 import os
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from vin_datasette import __version__
+from vin_datasette.words import printable, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import TextIO
-
-    from tqdm import tqdm
+    from collections.abc import Callable, Iterable
 
     from vin_datasette.export import Format, PartitionColumn
     from vin_datasette.parquet import Part
     from vin_datasette.settings import Settings
-    from vin_datasette.vehicle import Rejection, Vehicle
+    from vin_datasette.vehicle import Vehicle
 
-FOUND, NOT_FOUND, USAGE = 0, 1, 2
-"""Exit codes: all were found; some were not, or could not be asked; the call itself was wrong."""
+FOUND, NOT_FOUND, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: all were found; some were not, or could not be asked; the call itself was wrong;
+Ctrl-C ended it."""
 
 
 class CannotRun(click.ClickException):
@@ -100,7 +97,7 @@ def lookup(vin: str, model_year: int | None, as_json: bool, full: bool, **option
     except CacheError as error:
         raise CannotRun(str(error)) from None
     if isinstance(answer.result, Rejection):
-        _fail(_told(answer.result))
+        _fail(told(answer.result))
     shown = _whole(answer.result) if full else answer.result.six_fields(cached=answer.cached)
     if as_json:
         click.echo(json.dumps(shown, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
@@ -113,61 +110,98 @@ def lookup(vin: str, model_year: int | None, as_json: bool, full: bool, **option
 @click.option(
     "-f",
     "--file",
-    "listed",
-    type=click.File(encoding="utf-8-sig"),
-    help="A file of VINs, one a line; - is standard input.",
+    "name",
+    metavar="FILE",
+    help="A file of VINs: text, CSV, TSV, JSON, JSON lines or Parquet, also with gzip; fleet.db:table.column is a "
+    "column of an SQLite file, and - is standard input.",
 )
-@click.option("--silent", is_flag=True, help="No progress bar.")
+@click.option("--column", help="The column of VINs, by name or number; found by itself otherwise.")
+@click.option(
+    "--model-year-column", help="A column of model years, a hint to vPIC; only where they are known for sure."
+)
+@click.option(
+    "--output", metavar="FILE|-", help="Write the rows with their vehicles beside: .csv, .tsv, .jsonl or .parquet."
+)
+@click.option(
+    "--rejections", metavar="FILE|-", help="Write the rows for which there is no vehicle, and why: .csv or .jsonl."
+)
+@click.option("--refresh", is_flag=True, help="Ask about cached vehicles too; what cannot be asked anew is kept.")
+@click.option(
+    "--max-age", metavar="30d", help="Ask about cached vehicles that are older.  [env: VIN_DATASETTE_MAX_AGE]"
+)
+@click.option(
+    "--siblings",
+    is_flag=True,
+    default=None,
+    help="Answer a VIN from the record of a cached vehicle alike, unasked.  [env: VIN_DATASETTE_SIBLINGS]",
+)
+@click.option("--rate", metavar="N", help="Calls a second to vPIC.  [env: VIN_DATASETTE_RATE; default: 2]")
+@click.option("--concurrency", metavar="N", help="Calls in flight.  [env: VIN_DATASETTE_CONCURRENCY; default: 2]")
+@click.option("--silent", is_flag=True, help="No progress.")
 @settings_options
-def fetch(vins: tuple[str, ...], listed: TextIO | None, silent: bool, **options: Any) -> None:
+def fetch(  # noqa: PLR0917 - each is an option
+    vins: tuple[str, ...],
+    name: str | None,
+    column: str | None,
+    model_year_column: str | None,
+    output: str | None,
+    rejections: str | None,
+    refresh: bool,
+    silent: bool,
+    **options: Any,
+) -> None:
     """Bring many VINs into the cache; what is there already is not asked again.
 
-    Prints a line for each VIN that was rejected, and a summary.
+    Prints the first VINs that were rejected, and a summary. Interrupted, it keeps what it
+    has; called again, it goes on.
     """
-    from tqdm import tqdm
+    from contextlib import ExitStack
+    from itertools import chain
 
     from vin_datasette import portal
     from vin_datasette.cache import CacheError
+    from vin_datasette.export import ExportError
+    from vin_datasette.fleet.inputs import InputError, given, open_fleet
+    from vin_datasette.fleet.outputs import open_output, open_rejections
+    from vin_datasette.fleet.progress import Progress
+    from vin_datasette.fleet.run import Account, run
+    from vin_datasette.lookup import Plan
 
-    if not vins and listed is None:
+    if not vins and name is None:
         raise click.UsageError("Give VINs, or a file of them with -f.")
+    if vins and output and name:
+        raise click.UsageError("--output writes the rows of a file, or VINs, but not both.")
     settings = _settings(options)
-    tally: Counter[str] = Counter()
-    began = time.monotonic()
-    # disable=None: no bar where standard error is no terminal.
-    with tqdm(
-        total=None if listed else len(vins), desc="Looking up", unit="VIN", disable=True if silent else None
-    ) as bar:
-        try:
-            portal.run(_fetch(settings, _vins(vins, listed), tally, bar))
-        except CacheError as error:
-            raise CannotRun(str(error)) from None
-        except UnicodeDecodeError as error:
-            raise CannotRun(f"The file is no text in UTF-8: {error}.") from None
-    click.echo(_summary(tally, time.monotonic() - began))
-    if tally["rejected"] or tally["failed"]:
-        sys.exit(NOT_FOUND)
-
-
-async def _fetch(settings: Settings, vins: Iterable[str], tally: Counter[str], bar: tqdm[NoReturn]) -> None:
-    from vin_datasette.lookup import Failure, Lookup
-    from vin_datasette.vehicle import Rejection
-
-    async with Lookup(settings) as path:
-        async for outcome in path.answers(vins):
-            tally["asked"] += 1
-            if isinstance(outcome, Failure):
-                tally["failed"] += 1
-                bar.write(f"{outcome.vin}: no source could be asked: {outcome.reason}", file=sys.stderr)
-            elif isinstance(outcome.result, Rejection):
-                tally["rejected"] += 1
-                bar.write(_told(outcome.result), file=sys.stderr)
-            elif outcome.cached:
-                tally["cached"] += 1
-            else:
-                tally["fetched"] += 1
-                tally[f"by {outcome.result.source}"] += 1
-            bar.update(1)
+    account = Account()
+    problem, code = None, FOUND
+    try:
+        with ExitStack() as opened:
+            fleet = given(vins)
+            rows = fleet.rows
+            if name is not None:
+                fleet = opened.enter_context(open_fleet(name, column=column, model_year_column=model_year_column))
+                rows = chain(rows, fleet.rows)
+            sinks = []
+            if output:
+                sinks.append(opened.enter_context(open_output(output, fleet.columns, fleet.schema)).write)
+            if rejections:
+                sinks.append(opened.enter_context(open_rejections(rejections)).write)
+            progress = opened.enter_context(Progress(account, name, len(vins), silent=silent))
+            if not rejections:
+                sinks.append(progress.tell)
+            plan = Plan(refresh=refresh, brief=not output, hold=True)
+            portal.run(run(settings, rows, account, plan=plan, sinks=sinks, progress=progress.add))
+    except (CacheError, InputError) as error:
+        problem, code = str(error), USAGE
+    except ExportError as error:
+        problem, code = str(error), NOT_FOUND
+    except KeyboardInterrupt:
+        problem, code = "Interrupted. What was answered is kept; call again to go on.", INTERRUPTED
+    if account.asked or not problem:
+        click.echo(str(account), err="-" in (output, rejections))
+    if problem:
+        click.echo(problem, err=True)
+    sys.exit(code or (NOT_FOUND if account.rejected or account.failed else FOUND))
 
 
 @cli.command()
@@ -187,7 +221,7 @@ def remove(vins: tuple[str, ...], **options: Any) -> None:
             removed = cache.remove(VIN(text))
         except InvalidVIN as error:
             removed = False
-            click.echo(_printable(f"{text[:40]}: {error}"), err=True)
+            click.echo(printable(f"{text[:40]}: {error}"), err=True)
         except (sqlite3.Error, CacheError) as error:
             raise CannotRun(f"Nothing was removed for {text}: {error}") from None
         missing |= not removed
@@ -316,13 +350,6 @@ def _settings(options: dict[str, Any]) -> Settings:
         raise CannotRun(str(error)) from None
 
 
-def _vins(given: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
-    yield from given
-    for line in file or ():
-        if line.strip():
-            yield line
-
-
 def _whole(vehicle: Vehicle) -> dict[str, Any]:
     record = vehicle.record
     provenance = {
@@ -340,25 +367,7 @@ def _print_columns(shown: dict[str, Any]) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         text = json.dumps(value) if isinstance(value, (bool, list)) else "" if value is None else str(value)
-        click.echo(_printable(f"{name:<{width}}  {text}".rstrip()))
-
-
-def _told(rejection: Rejection) -> str:
-    """A rejection in one line, with the VIN that was likely meant."""
-    meant = f" Suggested: {rejection.suggested_vin}" if rejection.suggested_vin else ""
-    return _printable(f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}")
-
-
-def _printable(text: str) -> str:
-    """`text` on one line, without what a terminal would take for a command to itself."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def _summary(tally: Counter[str], seconds: float) -> str:
-    sources = [f"{tally[f'by {source}']:,} by {source}" for source in ("vpic", "embedded") if tally[f"by {source}"]]
-    fetched = f"{tally['fetched']:,} fetched" + (f" ({', '.join(sources)})" if sources else "")
-    parts = [f"{tally['cached']:,} cached", fetched, f"{tally['rejected']:,} rejected", f"{tally['failed']:,} failed"]
-    return f"{tally['asked']:,} asked: {', '.join(parts)}; {seconds:.1f} seconds"
+        click.echo(printable(f"{name:<{width}}  {text}".rstrip()))
 
 
 def _listens_elsewhere(datasette_options: Iterable[str]) -> bool:

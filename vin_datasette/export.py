@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -53,7 +53,7 @@ def write_to(cache: Path, out: BinaryIO, kind: Format, progress: Callable[[Part]
 
 def write_file(cache: Path, target: Path, kind: Format, progress: Callable[[Part], object]) -> None:
     """Write all vehicles of a cache to the file `target`. Raises `CacheError`, `ExportError`."""
-    with _beside(target) as out:
+    with written_beside(target) as out, in_words(target):
         write_to(cache, out, kind, progress)
 
 
@@ -66,14 +66,14 @@ def write_partitions(
 
     `folder` must not exist yet and appears when it is whole. Raises `CacheError`, `ExportError`.
     """
-    with _in_words(folder):
+    with in_words(folder):
         there = folder.exists()
     if there:
         raise ExportError(f"{folder} is there already; a dataset is written to a new folder.")
     kept = [column.name for column in Selection().schema() if column.name not in by]
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        with _in_words(folder), snapshot(cache) as connection:
+        with in_words(folder), snapshot(cache) as connection:
             beside.mkdir()
             for values in _distinct(connection, by):
                 place = beside.joinpath(*(_named(column, value) for column, value in zip(by, values, strict=True)))
@@ -141,30 +141,43 @@ def _named(column: str, value: object) -> str:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `target` when the context ends well, and vanishes when not."""
-    with _in_words(target):
+def written_beside(target: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `target` when the context ends well, and vanishes when not.
+
+    A named pipe or a device is written into directly. Raises `ExportError` when the file
+    cannot be made, finished or put in its place; what is raised inside passes as it is.
+    """
+    name: str | None = None
+    with in_words(target):
+        # A named pipe or a device is there to be written into, not to be replaced.
         if target.exists() and not target.is_file():
-            # A named pipe or a device is there to be written into, not to be replaced.
-            with open(target, "wb") as out:
-                yield out
-            return
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        try:
-            with open(handle, "wb") as out:
-                yield out
-                out.flush()
+            out: BinaryIO = open(target, "wb")  # noqa: SIM115 - closed below, in words
+        else:
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            out = open(handle, "wb")  # noqa: SIM115
+    try:
+        yield out
+        with in_words(target):
+            out.flush()
+            if name:
                 os.fsync(out.fileno())
-            # mkstemp lets nobody else read; a file that is asked for follows the process's mask.
-            os.chmod(name, 0o666 & ~_mask())
-            os.replace(name, target)
-        except BaseException:
+            out.close()
+            if name:
+                # mkstemp lets nobody else read; a file that is asked for follows the process's mask.
+                os.chmod(name, 0o666 & ~_mask())
+                os.replace(name, target)
+    except BaseException:
+        # What waits for a disk that is full or a pipe that is closed cannot be written now either.
+        with suppress(OSError):
+            out.close()
+        if name:
             Path(name).unlink(missing_ok=True)
-            raise
+        raise
 
 
 @contextmanager
-def _in_words(target: Path) -> Iterator[None]:
+def in_words(target: Path | str) -> Iterator[None]:
+    """What the system has against writing to `target` as an `ExportError`."""
     try:
         yield
     except OSError as error:

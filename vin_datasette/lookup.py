@@ -8,37 +8,31 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections import deque
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from vin_datasette import portal
-from vin_datasette.breaker import Breaker
 from vin_datasette.cache import Cache, CacheError
+from vin_datasette.flights import Flights
+from vin_datasette.many import stream
 from vin_datasette.settings import Settings
+from vin_datasette.siblings import as_sibling, family
 from vin_datasette.sources import Question, SourceError
-from vin_datasette.vehicle import (
-    MODEL_YEAR_MISMATCH_CODE,
-    Rejection,
-    Vehicle,
-    error_text,
-    interpret,
-)
+from vin_datasette.sources.standin import WithStandIn
+from vin_datasette.vehicle import Rejection, Vehicle, interpret
 from vin_datasette.vin import VIN, InvalidVIN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from types import TracebackType
 
     from vin_datasette.record import Record
-    from vin_datasette.sources import Source
-    from vin_datasette.sources.vpic import VpicSource
 
 log = logging.getLogger(__name__)
 
-_BATCHES_AT_ONCE = 4
-_ENDED = "the lookup was ended before a source answered"
+T = TypeVar("T")
 
 
 class Rejected(LookupError):
@@ -57,19 +51,21 @@ class Rejected(LookupError):
 class Answer:
     """What came of a lookup.
 
-    `how` tells whether the cache had it (`hit`), a source was asked (`miss`), or
-    nobody was, as the VIN is malformed (`malformed`). `stored` is false for an
-    answer that could not be written to the cache.
+    `how` tells whether the cache had it, fresh (`hit`) or too old (`stale`); whether a
+    source was asked as the cache had none (`miss`) or one that it no longer repeats
+    (`refresh`); whether a cached vehicle alike answered (`sibling`); or whether nobody had
+    to, as the VIN is malformed (`malformed`). `stored` is false for an answer that could
+    not be written to the cache.
     """
 
     result: Vehicle | Rejection
-    how: Literal["hit", "miss", "malformed"]
+    how: Literal["hit", "stale", "miss", "refresh", "sibling", "malformed"]
     stored: bool = True
 
     @property
     def cached(self) -> bool:
         """Whether the cache had it."""
-        return self.how == "hit"
+        return self.how in ("hit", "stale")
 
     @property
     def vehicle(self) -> Vehicle:
@@ -87,12 +83,41 @@ class Failure:
     reason: str
 
 
+class Known(NamedTuple):
+    """A vehicle that the cache holds, fresh, and that was not read as nobody wants to see it."""
+
+    cached: bool = True
+
+
+KNOWN = Known()
+
+Outcome = Answer | Failure | Known
+"""What came of one VIN of many."""
+
+
+class Plan(NamedTuple):
+    """How many VINs are to be looked up.
+
+    `refresh` asks about cached vehicles too, and `max_age`, in seconds, about those that
+    are older; what cannot be asked anew is answered as it is. `brief` leaves vehicles that
+    are cached and fresh unread: their outcome is `KNOWN`. With `hold`, calls are not made
+    before they are full, unless `Lookup.flush` is called.
+    """
+
+    refresh: bool = False
+    max_age: float | None = None
+    brief: bool = False
+    hold: bool = False
+
+
 class Lookup:
     """Answers VINs from the cache and, where it has none, from a source.
 
-    Concurrent questions for one VIN are asked once, and questions that wait for
-    their turn travel together in batches. A cache that cannot be written is
-    reported in the log and costs no answer. Use one instance on one event loop.
+    Concurrent questions for one VIN are asked once, and questions that come together
+    travel together. A vehicle that is older than `max_age`, and one that the embedded
+    database answered while vPIC was away, is answered from the cache and asked about anew
+    behind. A cache that cannot be written is reported in the log and costs no answer. Use
+    one instance on one event loop.
 
     >>> async with Lookup(Settings.load({"source": "embedded"})) as lookup:
     ...     (await lookup.answer("1XP5DB9X7XD487964")).vehicle.make
@@ -102,12 +127,11 @@ class Lookup:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self.cache = Cache(self.settings.db)
-        self._vpic: VpicSource | None = None
-        self._embedded: Source | None = None
-        self._breaker = Breaker()
-        self._flights: dict[VIN, asyncio.Future[Answer]] = {}
-        self._waiting: deque[Question] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._sources = WithStandIn(self.settings)
+        places = self.settings.concurrency
+        self._flights: Flights[Answer] = Flights(self._settle, lambda: self._sources.batch_size, places)
+        self._renewals: Flights[Answer] = Flights(self._renew, lambda: self._sources.batch_size, places)
+        self._leading: dict[str, asyncio.Future[Answer]] = {}
 
     async def __aenter__(self) -> Lookup:
         return self
@@ -119,24 +143,24 @@ class Lookup:
 
     async def aclose(self) -> None:
         """End what is in flight, and close connections and the cache."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        self._waiting.clear()
-        self._fail([Question(vin) for vin in self._flights], SourceError(_ENDED, asked=False))
-        for source in (self._vpic, self._embedded):
-            if source:
-                await source.aclose()
+        await self._flights.aclose()
+        await self._renewals.aclose()
+        await self._sources.aclose()
         self.cache.close()
 
     def cached(self, text: str) -> Answer | None:
         """The answer that needs nobody outside: of the cache, or that the VIN is
-        malformed; None when a source has to be asked."""
-        try:
-            vin = VIN(text)
-        except InvalidVIN as error:
-            return Answer(Rejection.malformed(text, error), "malformed")
-        return self._hits([vin]).get(vin)
+        malformed; None when a source has to be asked. Call it on the event loop, where a
+        stale answer is asked about anew."""
+        vin = _read(text)
+        if isinstance(vin, Answer):
+            return vin
+        answer = self._hits([vin]).get(vin)
+        if answer is None or self._outlived(answer.result):
+            return None
+        if answer.how == "stale":
+            self._renew_behind(vin)
+        return answer
 
     async def answer(self, text: str, *, model_year: int | None = None) -> Answer:
         """What a VIN is. `model_year` is a hint to vPIC and better left out unless
@@ -145,160 +169,243 @@ class Lookup:
         Raises `SourceError` when the cache does not know and no source could be
         asked, and `CacheError` when the cache file cannot be opened.
         """
-        try:
-            vin = VIN(text)
-        except InvalidVIN as error:
-            return Answer(Rejection.malformed(text, error), "malformed")
+        vin = _read(text)
+        if isinstance(vin, Answer):
+            return vin
         if not self.cache.is_open:
             # Making or migrating a file takes its time; what is wrong with it, the next line tells.
             with contextlib.suppress(CacheError):
-                await asyncio.to_thread(self.cache.open)
-        return self._hits([vin]).get(vin) or await self._ask(Question(vin, model_year))
+                await _to_its_end(self.cache.open)
+        answer = self.cached(vin)
+        if answer is None and self.settings.siblings:
+            answer = (await _to_its_end(self._from_siblings, [Question(vin, model_year)])).get(vin)
+        if answer is None:
+            [flight] = self._flights.board([Question(vin, model_year)])
+            # One caller who leaves must not end the flight for the others.
+            answer = await asyncio.shield(flight)
+        return answer
 
-    async def answers(self, texts: Iterable[str], *, model_year: int | None = None) -> AsyncIterator[Answer | Failure]:
-        """What many VINs are, in their order, asked in batches.
+    async def answers(
+        self,
+        texts: Iterable[str],
+        *,
+        model_year: int | None = None,
+        refresh: bool = False,
+        max_age: float | None = None,
+    ) -> AsyncIterator[Answer | Failure]:
+        """What many VINs are, in their order, asked in full batches.
 
         Never raises `SourceError`: a VIN that no source could be asked about is a
-        `Failure`. `texts` is read as the answers are taken.
+        `Failure`. `texts` is read on a thread, a little ahead of the answers that are
+        taken. `refresh` and `max_age` are those of `Plan`.
         """
-        size = self.settings.batch_size * _BATCHES_AT_ONCE
-        chunk: list[str] = []
-        for text in texts:
-            chunk.append(text)
-            if len(chunk) == size:
-                for outcome in await self._chunk(chunk, model_year):
+        plan = Plan(refresh=refresh, max_age=max_age, hold=True)
+        async for outcomes in stream(self, ((text, model_year) for text in texts), plan):
+            for outcome in outcomes:
+                if not isinstance(outcome, Known):
                     yield outcome
-                chunk = []
-        for outcome in await self._chunk(chunk, model_year):
-            yield outcome
+
+    async def resolve(self, asked: Sequence[Asked], plan: Plan) -> list[Outcome]:
+        """What some VINs are, in their order: the step of `stream`, which takes many."""
+        if not plan.brief or plan.refresh:
+            return await self._resolve(asked, plan)
+        # As they were written: those of a fleet that is known are not even parsed.
+        fresh = await _to_its_end(self._fresh, [text for text, _ in asked], plan)
+        if len(fresh) == len(asked):
+            return [KNOWN] * len(asked)
+        rest = iter(await self._resolve([each for each in asked if each[0] not in fresh], plan))
+        return [KNOWN if text in fresh else next(rest) for text, _ in asked]
+
+    async def _resolve(self, asked: Sequence[Asked], plan: Plan) -> list[Outcome]:
+        said = [_read(text) for text, _ in asked]
+        questions = {
+            vin: Question(vin, year) for vin, (_, year) in zip(said, asked, strict=True) if isinstance(vin, VIN)
+        }
+        found: dict[VIN, Outcome] = {**await _to_its_end(self._known, [*questions], plan)}
+        old = [
+            questions[vin] for vin, outcome in found.items() if isinstance(outcome, Answer) and outcome.how == "stale"
+        ]
+        missing = [question for vin, question in questions.items() if vin not in found]
+        asked_anew, renewed = await asyncio.gather(self._ask(missing, plan), self._ask_again(old, plan))
+        found.update({**asked_anew, **renewed})
+        return [found[vin] if isinstance(vin, VIN) else vin for vin in said]
+
+    def flush(self) -> None:
+        """Send what waits for a full call."""
+        self._flights.flush()
+        self._renewals.flush()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way to a source."""
+        return not (self._flights.in_flight or self._renewals.in_flight)
+
+    @property
+    def window(self) -> int:
+        """How many VINs to have in hand at once, so that no source waits for questions."""
+        return 3 * self._sources.batch_size * self.settings.concurrency
+
+    def be_patient(self) -> None:
+        """Wait for vPIC to come back where nobody can stand in, as long as settings say."""
+        self._sources.patience = self.settings.patience
 
     async def remove(self, text: str) -> bool:
         """Forget a VIN; whether the cache held an answer for it.
 
         Raises `sqlite3.Error` when the cache cannot be written.
         """
-        try:
-            vin = VIN(text)
-        except InvalidVIN:
-            return False
-        return await asyncio.to_thread(self.cache.remove, vin)
+        vin = _read(text)
+        return False if isinstance(vin, Answer) else await _to_its_end(self.cache.remove, vin)
 
     def health(self) -> dict[str, object]:
         """The state of the sources and of the queue, as plain JSON."""
+        breaker = self._sources.breaker
         return {
             "source": self.settings.source,
-            "vpic": {
-                "url": self.settings.vpic_url,
-                "breaker": self._breaker.state,
-                "retry_in": round(self._breaker.pause),
-            },
-            "in_flight": len(self._flights) - len(self._waiting),
-            "waiting": len(self._waiting),
+            "vpic": {"url": self.settings.vpic_url, "breaker": breaker.state, "retry_in": round(breaker.pause)},
+            "in_flight": self._flights.in_flight + self._renewals.in_flight,
+            "waiting": self._flights.waiting + self._renewals.waiting,
         }
 
-    async def _chunk(self, texts: Sequence[str], model_year: int | None) -> list[Answer | Failure]:
-        known: dict[str, Answer | VIN] = {}
-        for text in texts:
-            try:
-                known[text] = VIN(text)
-            except InvalidVIN as error:
-                known[text] = Answer(Rejection.malformed(text, error), "malformed")
-        vins = [vin for vin in known.values() if isinstance(vin, VIN)]
-        hits = await asyncio.to_thread(self._hits, vins)
-        missing = list(dict.fromkeys(vin for vin in vins if vin not in hits))
-        asked = await asyncio.gather(*(self._try(Question(vin, model_year)) for vin in missing))
-        found: dict[VIN, Answer | Failure] = {**hits, **dict(zip(missing, asked, strict=True))}
-        return [found[said] if isinstance(said, VIN) else said for said in (known[text] for text in texts)]
+    # What the cache knows
 
-    async def _try(self, question: Question) -> Answer | Failure:
+    def _fresh(self, texts: Sequence[str], plan: Plan) -> set[str]:
+        """Those of `texts` that are VINs of vehicles about which nobody need be asked."""
+        max_age = self.settings.max_age if plan.max_age is None else plan.max_age
+        since = None if max_age is None else datetime.now(timezone.utc) - timedelta(seconds=max_age)
+        by_vpic, clean = self.settings.source != "embedded", self.settings.check_digit == "strict"
         try:
-            return await self._ask(question)
-        except SourceError as error:
-            return Failure(question.vin, error.reason)
+            return self.cache.fresh(texts, since, by_vpic=by_vpic, clean=clean)
+        except (sqlite3.Error, CacheError) as error:
+            self._unreadable(error)
+            return set()
 
-    def _hits(self, vins: Sequence[VIN]) -> dict[VIN, Answer]:
-        """What the cache knows and may still say. Raises `CacheError` where it never can."""
+    def _known(self, vins: Sequence[VIN], plan: Plan) -> dict[VIN, Answer]:
+        """What the cache knows of these VINs and may still say."""
+        hits = self._hits(vins, self.settings.max_age if plan.max_age is None else plan.max_age)
+        known = {vin: answer for vin, answer in hits.items() if not self._outlived(answer.result)}
+        return {vin: Answer(answer.result, "stale") for vin, answer in known.items()} if plan.refresh else known
+
+    def _hits(self, vins: Sequence[VIN], max_age: float | None = None) -> dict[VIN, Answer]:
+        """What the cache holds. Raises `CacheError` where it never can."""
         try:
             records = self.cache.get_many(vins) if vins else {}
         except (sqlite3.Error, CacheError) as error:
-            if isinstance(error, CacheError) and not error.temporary:
-                raise
-            log.warning("The cache %s cannot be read (%s); asking a source instead", self.cache.path, error)
+            self._unreadable(error)
             return {}
-        answers = {vin: Answer(interpret(record, self.settings.check_digit), "hit") for vin, record in records.items()}
-        return {vin: answer for vin, answer in answers.items() if not self._outlived(answer.result)}
+        max_age = self.settings.max_age if max_age is None else max_age
+        return {
+            vin: Answer(interpret(record, self.settings.check_digit), "stale" if self._old(record, max_age) else "hit")
+            for vin, record in records.items()
+        }
+
+    def _unreadable(self, error: sqlite3.Error | CacheError) -> None:
+        if isinstance(error, CacheError) and not error.temporary:
+            raise error
+        log.warning("The cache %s cannot be read (%s); asking a source instead", self.cache.path, error)
+
+    def _old(self, record: Record, max_age: float | None) -> bool:
+        """Whether a vehicle is to be asked about anew, though it may be answered meanwhile."""
+        aged = max_age is not None and _age(record) >= max_age
+        if self.settings.source == "embedded":
+            # What vPIC itself said is not for the embedded database to correct.
+            return aged and record.source != "vpic"
+        return aged or record.source.startswith("embedded")
 
     def _outlived(self, result: Vehicle | Rejection) -> bool:
         """Whether a rejection is too old to be repeated: vPIC's data grows by the month."""
         if isinstance(result, Vehicle) or result.record is None:
             return False
-        age = (datetime.now(timezone.utc) - result.record.fetched_at).total_seconds()
-        return age >= self.settings.rejection_max_age
+        return _age(result.record) >= self.settings.rejection_max_age
 
-    async def _ask(self, question: Question) -> Answer:
-        flight = self._flights.get(question.vin)
-        if flight is None:
-            flight = self._flights[question.vin] = asyncio.get_running_loop().create_future()
-            # Nobody may be left to take the error when all who waited have gone.
-            flight.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._waiting.append(question)
-            self._send_worker()
-        # One caller who leaves must not end the flight for the others.
-        return await asyncio.shield(flight)
+    # Who is asked
 
-    def _send_worker(self) -> None:
-        if len(self._workers) < self.settings.concurrency:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+    def _renew_behind(self, vin: VIN) -> None:
+        if self._sources.breaker.pause == 0 and self._renewals.waiting < _MOST_RENEWALS:
+            self._renewals.board([Question(vin)])
 
-    async def _work(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.settings.batch_size))]
-            try:
-                await self._settle(batch)
-            except SourceError as error:
-                self._fail(batch, error)
-            except asyncio.CancelledError:
-                self._fail(batch, SourceError(_ENDED, asked=False))
-                raise
-            except Exception as error:  # a defect must not leave its callers waiting forever
-                log.exception("Looking up %d VINs failed", len(batch))
-                self._fail(batch, SourceError(f"an unexpected error: {error}", transient=False))
+    async def _ask_again(self, questions: Sequence[Question], plan: Plan) -> dict[VIN, Outcome]:
+        """New answers to old questions, as far as there are any: what is old is still better than nothing."""
+        if not questions or (self.settings.source != "embedded" and self._sources.breaker.pause > 0):
+            return {}
+        flights = self._renewals.board(questions, hold=plan.hold)
+        outcomes = await _landed(questions, flights)
+        return {vin: outcome for vin, outcome in outcomes.items() if not isinstance(outcome, Failure)}
 
-    async def _settle(self, batch: Sequence[Question]) -> None:
-        records = await self._corrected(batch, await self._records(batch))
-        results = [interpret(record, self.settings.check_digit) for record in records]
-        stored = await self._store(results)
-        for question, result in zip(batch, results, strict=True):
-            flight = self._flights.pop(question.vin)
-            if not flight.done():
-                flight.set_result(Answer(result, "miss", stored))
+    async def _ask(self, questions: Sequence[Question], plan: Plan) -> dict[VIN, Outcome]:
+        """Answers that the cache does not have. Of siblings the first is asked, and the others wait for it."""
+        if not self.settings.siblings:
+            return await _landed(questions, self._flights.board(questions, hold=plan.hold))
+        found: dict[VIN, Outcome] = {**await _to_its_end(self._from_siblings, questions)}
+        leaders: dict[str, Question] = {}
+        alone, led, awaited = [], [], set()
+        for question in questions:
+            key = _family(question)
+            if question.vin in found:
+                continue
+            if key is None:
+                alone.append(question)
+            elif key in self._leading:
+                led.append(question)
+                awaited.add(self._leading[key])
+            elif leaders.setdefault(key, question) is not question:
+                led.append(question)
+        first = [*leaders.values(), *alone]
+        flights = self._flights.board(first, hold=plan.hold)
+        for key, flight in zip(leaders, flights, strict=False):
+            self._leading[key] = flight
+            flight.add_done_callback(partial(self._led, key))
+        found.update(await _landed(first, flights))
+        if awaited:
+            await asyncio.wait(awaited)
+        found.update(await _to_its_end(self._from_siblings, led))
+        rest = [question for question in led if question.vin not in found]
+        found.update(await _landed(rest, self._flights.board(rest, hold=plan.hold)))
+        return found
 
-    def _fail(self, batch: Iterable[Question], error: SourceError) -> None:
-        for question in batch:
-            flight = self._flights.pop(question.vin, None)
-            if flight and not flight.done():
-                flight.set_exception(error)
+    def _led(self, key: str, _: asyncio.Future[Answer]) -> None:
+        self._leading.pop(key, None)
 
-    async def _corrected(self, batch: Sequence[Question], records: list[Record]) -> list[Record]:
-        """The records, asked again without the model year where vPIC found it to
-        contradict the VIN (code 12): a wrong year can destroy the answer."""
-        doubtful = [
-            index
-            for index, (question, record) in enumerate(zip(batch, records, strict=True))
-            if question.model_year and MODEL_YEAR_MISMATCH_CODE in record.error_codes
-        ]
-        if doubtful:
-            again = await self._records([Question(batch[index].vin) for index in doubtful])
-            for index, record in zip(doubtful, again, strict=True):
-                note = f"Asked with model year {batch[index].model_year}, vPIC said: {error_text(records[index])}"
-                records[index] = replace(record, notes=(note,))
-        return records
-
-    async def _store(self, results: Sequence[Vehicle | Rejection]) -> bool:
+    def _from_siblings(self, questions: Sequence[Question]) -> dict[VIN, Answer]:
+        """Answers from the records of cached vehicles alike, kept as such."""
+        by_family: dict[str, list[VIN]] = {}
+        for question in questions:
+            key = _family(question)
+            if key is not None:
+                by_family.setdefault(key, []).append(question.vin)
+        results: dict[VIN, Vehicle | Rejection] = {}
         try:
-            await asyncio.to_thread(self.cache.save, results)
+            for vins in by_family.values():
+                record = self.cache.sibling(vins[0].descriptor)
+                if record is not None and family(record.vin) == family(vins[0]):
+                    results.update((vin, interpret(as_sibling(record, vin))) for vin in vins)
+        except (sqlite3.Error, CacheError) as error:
+            self._unreadable(error)
+        stored = self._store(list(results.values())) if results else True
+        return {vin: Answer(result, "sibling", stored) for vin, result in results.items()}
+
+    # What came of it
+
+    async def _settle(self, batch: Sequence[Question]) -> list[Answer | SourceError]:
+        return await self._kept(await self._sources.records(batch), "miss")
+
+    async def _renew(self, batch: Sequence[Question]) -> list[Answer | SourceError]:
+        return await self._kept(await self._sources.records(batch, stand_in=False), "refresh")
+
+    async def _kept(
+        self, records: Sequence[Record | SourceError], how: Literal["miss", "refresh"]
+    ) -> list[Answer | SourceError]:
+        """Records as answers, written to the cache."""
+        results = [
+            record if isinstance(record, SourceError) else interpret(record, self.settings.check_digit)
+            for record in records
+        ]
+        stored = await _to_its_end(self._store, [result for result in results if not isinstance(result, SourceError)])
+        return [result if isinstance(result, SourceError) else Answer(result, how, stored) for result in results]
+
+    def _store(self, results: Sequence[Vehicle | Rejection]) -> bool:
+        try:
+            self.cache.save(results)
         except (sqlite3.Error, CacheError) as error:
             log.error(  # noqa: TRY400
                 "%d answers could not be kept in the cache %s: %s", len(results), self.cache.path, error
@@ -306,65 +413,52 @@ class Lookup:
             return False
         return True
 
-    async def _records(self, questions: Sequence[Question]) -> list[Record]:
-        """The source's records: vPIC's, and the embedded database's when vPIC is away and may be stood in for."""
-        if self.settings.source == "embedded":
-            return await self._from_embedded(questions)
-        if self._breaker.admits():
-            try:
-                return await self._from_vpic(questions)
-            except SourceError as error:
-                if self.settings.source == "vpic":
-                    raise
-                if not error.unreachable:
-                    log.warning("%s; the embedded database answers for %d VINs", error, len(questions))
-            except Exception:
-                # A defect of ours, and no reason to leave anybody without an answer.
-                if self.settings.source == "vpic":
-                    raise
-                log.exception("Asking vPIC failed; the embedded database answers for %d VINs", len(questions))
-        elif self.settings.source == "vpic":
-            pause = self._breaker.pause
-            raise SourceError(
-                f"vPIC was away when last asked, and will be asked again in {pause:.0f} seconds",
-                unreachable=True,
-                retry_after=pause,
-            )
-        return await self._from_embedded(questions)
 
-    async def _from_vpic(self, questions: Sequence[Question]) -> list[Record]:
-        if self._vpic is None:
-            from vin_datasette.sources.vpic import VpicSource
+_MOST_RENEWALS = 10_000
+"""Stale vehicles that wait to be asked about anew; further ones wait until they are asked for again."""
 
-            self._vpic = VpicSource(self.settings)
-        try:
-            records = await self._vpic.decode(questions)
-        except SourceError as error:
-            if not error.asked:
-                self._breaker.abandoned()
-            elif not error.unreachable:
-                # It is there, and a VIN that it chokes on must not shut it off for others.
-                self._breaker.succeeded()
-            elif self._breaker.failed(error.retry_after):
-                stand_in = "; the embedded database answers" if self.settings.source == "auto" else ""
-                log.warning("%s%s. vPIC is asked again in %.0f seconds", error, stand_in, self._breaker.pause)
-            if error.unreachable:
-                # Nobody will be let through earlier.
-                error.retry_after = self._breaker.pause
-            raise
-        except BaseException:
-            self._breaker.abandoned()
-            raise
-        if self._breaker.succeeded():
-            log.warning("vPIC is back")
-        return records
+Asked = tuple[str, int | None]
+"""A VIN as it was given, and its model year where that is known for sure."""
 
-    async def _from_embedded(self, questions: Sequence[Question]) -> list[Record]:
-        if self._embedded is None:
-            from vin_datasette.sources.embedded import EmbeddedSource
 
-            self._embedded = EmbeddedSource()
-        return await self._embedded.decode(questions)
+def _read(text: str) -> VIN | Answer:
+    try:
+        return VIN(text)
+    except InvalidVIN as error:
+        return Answer(Rejection.malformed(text, error), "malformed")
+
+
+async def _to_its_end(work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` returns, done on a thread. Who is cancelled meanwhile goes only when it has
+    come to its end: a file that is closed must not be opened again behind."""
+    made = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await made
+        raise
+
+
+def _family(question: Question) -> str | None:
+    """The key of those that may answer for each other; a model year that is given makes a question its own."""
+    return None if question.model_year else family(question.vin)
+
+
+async def _landed(questions: Sequence[Question], flights: Sequence[asyncio.Future[Answer]]) -> dict[VIN, Outcome]:
+    """What came of questions that are under way, when all have landed."""
+    if flights:
+        await asyncio.wait(flights)
+    return {question.vin: _outcome(question, flight) for question, flight in zip(questions, flights, strict=True)}
+
+
+def _outcome(question: Question, flight: asyncio.Future[Answer]) -> Answer | Failure:
+    error = flight.exception()
+    return Failure(question.vin, error.reason) if isinstance(error, SourceError) else flight.result()
+
+
+def _age(record: Record) -> float:
+    return (datetime.now(timezone.utc) - record.fetched_at).total_seconds()
 
 
 # By process as well: a forked child must not touch its parent's connections, not even to close them.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Migrations
 
-from vin_datasette.schema import MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.schema import CHANGES, FRESHNESS_INDEX, MIGRATION_SET, REJECTIONS, VEHICLES
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -103,3 +103,24 @@ def m001_vehicles_and_rejections(db: Database) -> None:
         not_null={"vin", "reason", "source", "fetched_at", "record"},
     )
     rejections.create_index(["fetched_at"])
+
+
+@migrations()
+def m002_changes_and_siblings(db: Database) -> None:
+    """What vPIC used to say of a vehicle, and indexes for freshness and for siblings."""
+    changes = db.table(CHANGES).create(
+        {
+            "id": int,
+            "vin": str,
+            "replaced_at": str,
+            "changed": str,
+            "fetched_at": str,
+            "record": str,
+        },
+        pk="id",
+        not_null={"vin", "replaced_at", "changed", "fetched_at", "record"},
+    )
+    changes.create_index(["vin"])
+    vehicles = db.table(VEHICLES)
+    vehicles.create_index(["vin", "fetched_at", "source", "error_code"], index_name=FRESHNESS_INDEX)
+    vehicles.create_index(["descriptor", "error_code", "source"])

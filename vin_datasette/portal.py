@@ -44,14 +44,26 @@ def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, run on the process's own loop, so that it works where a
-    loop is already running, as in a notebook. Ctrl-C cancels it."""
-    future = submit(work)
+    loop is already running, as in a notebook. Ctrl-C cancels it, and waits a moment for it to end well."""
+    ended = threading.Event()
+
+    async def told() -> T:
+        try:
+            return await work
+        finally:
+            ended.set()
+
+    future = submit(told())
     try:
         return future.result()
     except KeyboardInterrupt:
         future.cancel()
+        ended.wait(_ENDING)
         raise
 
+
+_ENDING = 0.8
+"""Seconds that what was interrupted has to keep what it has."""
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _starting = threading.Lock()

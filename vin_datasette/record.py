@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
     from vin_datasette.vin import VIN
 
-SourceName = Literal["vpic", "embedded"]
-"""`vpic` is the DOT's API, `embedded` vPIC's own database in the package `ultravin`."""
+SourceName = Literal["vpic", "embedded", "vpic-sibling", "embedded-sibling"]
+"""`vpic` is the DOT's API, `embedded` vPIC's own database in the package `ultravin`;
+`…-sibling` says that neither was asked, as the one had answered for a vehicle alike."""
 
 _CODES = re.compile(r"\d+(?:,\d+)*", re.ASCII)
 # Until 2018 vPIC put the texts under `ErrorCode`: "0 - VIN decoded clean…; 14 - …".
@@ -43,16 +45,26 @@ class Record:
         "" when vPIC left it out or says `Not Applicable`, its default for what a
         type of vehicle cannot have."""
         value = self.values.get(key)
-        if value is None:
+        if value is None or value == "":
             return ""
-        # A lone surrogate can be stored in JSON but not in an SQLite text.
-        words = " ".join(str(value).encode("utf-8", "replace").decode().replace("\0", " ").split())
-        return "" if words == "Not Applicable" else words
+        text = str(value)
+        return _remembered_words(text) if len(text) <= _SHORT else _words(text)
 
     @property
     def error_codes(self) -> tuple[int, ...]:
         """vPIC's error codes, as `read_error_codes` finds them."""
         return read_error_codes(self.values)
+
+
+def _words(text: str) -> str:
+    # A lone surrogate can be stored in JSON but not in an SQLite text.
+    words = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    return "" if words == "Not Applicable" else words
+
+
+# The vehicles of a fleet say few different things, each many times.
+_SHORT = 100
+_remembered_words = lru_cache(maxsize=16_384)(_words)
 
 
 def read_error_codes(values: Mapping[str, object]) -> tuple[int, ...]:

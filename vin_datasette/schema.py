@@ -2,9 +2,13 @@
 
 VEHICLES = "vehicles"
 REJECTIONS = "rejections"
+CHANGES = "changes"
 
 MIGRATION_SET = "vin_datasette"
 
-MIGRATION_NAMES = ("m001_vehicles_and_rejections",)
+MIGRATION_NAMES = ("m001_vehicles_and_rejections", "m002_changes_and_siblings")
 """The steps of `migrations.py` in their order; known without importing them, so that
 opening an up-to-date cache costs little."""
+
+FRESHNESS_INDEX = "idx_vehicles_vin_fetched_at_source_error_code"
+"""Holds all that tells whether a vehicle is to be asked about again: a fleet is checked without reading its rows."""

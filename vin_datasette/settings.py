@@ -159,6 +159,20 @@ class Settings:
     concurrency: int = _setting(2, _integer(1, 64), "Calls to vPIC in flight at once.")
     batch_size: int = _setting(50, _integer(1, 50), "VINs in one call to vPIC; 50 is the most it takes.")
     contact: str = _setting("", _header_text, "An e-mail address or URL for the User-Agent that vPIC is shown.")
+    patience: float = _setting(
+        600.0, _duration, "How long a fleet waits for vPIC to come back where nobody can stand in, such as 10m."
+    )
+    max_age: float | None = _setting(
+        None,
+        _duration,
+        "How long a vehicle is fresh, such as 30d; an older one is served at once and asked about again. "
+        "Forever by default.",
+    )
+    siblings: bool = _setting(
+        False,
+        _flag,
+        "Whether a vehicle is answered from the record of a cached one alike (positions 1 to 8, 10 and 11) unasked.",
+    )
     rejection_max_age: float = _setting(86400.0, _duration, "How long a rejection is remembered, such as 12h or 7d.")
     export_concurrency: int = _setting(2, _integer(1, 64), "Downloads of Parquet files that may run at once.")
     export_timeout: float = _setting(3600.0, _duration, "How long a download may take, such as 30m.")

@@ -7,6 +7,7 @@ Nothing here asks anybody: a VIN that passes may still name no vehicle.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 LENGTH = 17
@@ -14,6 +15,8 @@ LENGTH = 17
 
 ALPHABET = frozenset("ABCDEFGHJKLMNPRSTUVWXYZ0123456789")
 """Characters a VIN may hold: no I, O or Q (ISO 3779, 49 CFR 565.13(g))."""
+
+_WELL_FORMED = re.compile("[A-HJ-NPR-Z0-9]{17}")
 
 LIKELY_DIGIT = {"I": "1", "O": "0", "Q": "0"}
 """The digit that a letter barred from VINs was most likely read for."""
@@ -69,6 +72,8 @@ class VIN(str):
     def __new__(cls, text: str) -> VIN:  # noqa: D102 - see the class
         if isinstance(text, VIN):
             return text
+        if _WELL_FORMED.fullmatch(text):
+            return super().__new__(cls, text)
         normal = normalise(text)
         problem = _problem(normal)
         if problem:

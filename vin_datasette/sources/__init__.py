@@ -25,8 +25,9 @@ class SourceError(Exception):
     """A source that gave no usable answer; it says nothing about the VINs.
 
     `reason` is in words. `unreachable` tells a source that is away or overloaded
-    from one that answers nonsense; `asked` is false when its own turn never came;
-    `retry_after` is in seconds, where known.
+    from one that answers nonsense; `answered` is true when it did answer something, so that
+    what was asked may be what it cannot take; `asked` is false when its own turn never
+    came; `retry_after` is in seconds, where known.
     """
 
     reason: str
@@ -34,6 +35,7 @@ class SourceError(Exception):
     transient: bool = True
     retry_after: float | None = None
     asked: bool = True
+    answered: bool = False
 
     def __str__(self) -> str:
         return self.reason

@@ -44,6 +44,8 @@ ATTEMPTS_ALONE = 6
 answer instead and when nobody can."""
 
 _RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+# These may be due to what was asked; the others are due to who asks, how often, or to vPIC itself.
+_STATUSES_OF_THE_QUESTION = frozenset({400, 413, 414, 422, 500})
 # A record is some 4 KB of JSON; sixteen times that is no answer of vPIC's.
 _BYTES_PER_RECORD = 65_536
 
@@ -71,12 +73,12 @@ class VpicSource:
         self._settings = settings
         self._bound: _Connections | None = None
 
-    async def decode(self, questions: Sequence[Question]) -> list[Record]:
-        """One record for each question. See `Source.decode`."""
+    async def decode(self, questions: Sequence[Question], *, attempts: int | None = None) -> list[Record]:
+        """One record for each question, tried at most `attempts` times. See `Source.decode`."""
         deadline = self._settings.deadline + SECONDS_PER_FURTHER_VIN * (len(questions) - 1)
         tries = _Tries()
         try:
-            return await asyncio.wait_for(self._with_retries(questions, deadline, tries), deadline)
+            return await asyncio.wait_for(self._with_retries(questions, deadline, tries, attempts), deadline)
         except asyncio.TimeoutError:
             if not tries.sent:
                 reason = f"vPIC was not asked: the limits on calls to it left no turn within {deadline:g} seconds"
@@ -90,7 +92,9 @@ class VpicSource:
             await self._bound.client.aclose()
         self._bound = None
 
-    async def _with_retries(self, questions: Sequence[Question], deadline: float, tries: _Tries) -> list[Record]:
+    async def _with_retries(
+        self, questions: Sequence[Question], deadline: float, tries: _Tries, attempts: int | None
+    ) -> list[Record]:
         loop = asyncio.get_running_loop()
         ends = loop.time() + deadline
 
@@ -101,10 +105,10 @@ class VpicSource:
             # Asking before the time that vPIC named would be impolite, waiting past the deadline pointless.
             return error.retry_after is None or loop.time() + error.retry_after < ends
 
-        attempts = ATTEMPTS_WITH_STAND_IN if self._settings.source == "auto" else ATTEMPTS_ALONE
+        usual = ATTEMPTS_WITH_STAND_IN if self._settings.source == "auto" else ATTEMPTS_ALONE
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(worth_another_try),
-            stop=stop_after_attempt(attempts),
+            stop=stop_after_attempt(attempts or usual),
             wait=_pause,
             reraise=True,
         ):
@@ -190,8 +194,13 @@ def _check_head(response: httpx.Response) -> None:
             f"vPIC answered with status {status} ({response.reason_phrase})",
             unreachable=True,
             retry_after=_retry_after(response),
+            answered=status in _STATUSES_OF_THE_QUESTION,
         )
-    raise SourceError(f"vPIC answered with status {status} ({response.reason_phrase})", transient=False)
+    raise SourceError(
+        f"vPIC answered with status {status} ({response.reason_phrase})",
+        transient=False,
+        answered=status in _STATUSES_OF_THE_QUESTION,
+    )
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -222,7 +231,7 @@ def _records(questions: Sequence[Question], body: bytes) -> list[Record]:
     number, order or VIN is a failure of the source, never a vehicle."""
     results = _results(body)
     if len(results) != len(questions):
-        raise SourceError(f"vPIC answered {len(results)} records for {len(questions)} VINs")
+        raise SourceError(f"vPIC answered {len(results)} records for {len(questions)} VINs", answered=True)
     now = datetime.now(timezone.utc).replace(microsecond=0)
     return [
         Record(question.vin, _values(result, question), "vpic", None, now)
@@ -237,24 +246,24 @@ def _results(body: bytes) -> list[Any]:
         _reject_body(body)
     results = answer.get("Results") if isinstance(answer, dict) else None
     if not isinstance(results, list):
-        raise SourceError("vPIC answered JSON without a list of results")
+        raise SourceError("vPIC answered JSON without a list of results", answered=True)
     return results
 
 
 def _reject_body(body: bytes) -> NoReturn:
     start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     kind = "HTML or XML" if start == b"<" else "nothing" if not start else "broken JSON"
-    raise SourceError(f"vPIC answered {kind} where JSON was due")
+    raise SourceError(f"vPIC answered {kind} where JSON was due", answered=True)
 
 
 def _values(result: Any, question: Question) -> dict[str, object]:
     if not isinstance(result, dict):
-        raise SourceError(f"vPIC answered no record for {question.vin}")
+        raise SourceError(f"vPIC answered no record for {question.vin}", answered=True)
     echo = result.get("VIN")
     if not isinstance(echo, str) or echo.strip().upper() != question.vin:
-        raise SourceError(f"vPIC answered about another VIN than {question.vin}")
+        raise SourceError(f"vPIC answered about another VIN than {question.vin}", answered=True)
     if not read_error_codes(result):
-        raise SourceError(f"vPIC answered a record without an error code for {question.vin}")
+        raise SourceError(f"vPIC answered a record without an error code for {question.vin}", answered=True)
     return result
 
 

@@ -1,0 +1,111 @@
+"""A fleet down the one path, and the account of what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vin_datasette.lookup import KNOWN, Answer, Failure, Lookup, Plan
+from vin_datasette.many import stream
+from vin_datasette.vehicle import Rejection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from vin_datasette.fleet.row import Row
+    from vin_datasette.lookup import Asked, Outcome
+    from vin_datasette.settings import Settings
+
+    Sink = Callable[[Sequence[tuple[Row, Answer | Failure]]], object]
+
+
+@dataclass
+class Account:
+    """How many VINs were asked for, and what came of them; `seconds` since it was begun."""
+
+    cached: int = 0
+    fetched: Counter[str] = field(default_factory=Counter)
+    rejected: int = 0
+    failed: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def asked(self) -> int:
+        """All of them."""
+        return self.cached + self.fetched.total() + self.rejected + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self.began
+
+    def __str__(self) -> str:
+        fetched = f"{self.fetched.total():,} fetched"
+        sources = [f"{count:,} by {source}" for source, count in sorted(self.fetched.items(), reverse=True)]
+        fetched += f" ({', '.join(sources)})" if sources else ""
+        parts = [f"{self.cached:,} cached", fetched, f"{self.rejected:,} rejected", f"{self.failed:,} failed"]
+        return f"{self.asked:,} asked: {', '.join(parts)}; {self.seconds:.1f} seconds"
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count what came of some VINs."""
+        for outcome in outcomes:
+            if outcome is KNOWN:
+                self.cached += 1
+            elif isinstance(outcome, Failure):
+                self.failed += 1
+            elif isinstance(outcome, Answer):
+                if isinstance(outcome.result, Rejection):
+                    self.rejected += 1
+                elif outcome.cached:
+                    self.cached += 1
+                else:
+                    self.fetched[outcome.result.source] += 1
+
+
+async def run(
+    settings: Settings,
+    rows: Iterable[Row],
+    account: Account,
+    *,
+    plan: Plan,
+    sinks: Sequence[Sink] = (),
+    progress: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Look up the VINs of all `rows`, add what came of them to `account`, and give them to
+    the `sinks`, some hundreds at a time and in their order; `progress` is told how many rows more are done.
+
+    Answers are in the cache before they are told of. VINs that nobody could be asked about
+    are counted, and do not end the run. With a `plan` that is `brief`, vehicles that are
+    cached are not shown to sinks. Raises `InputError` where the input breaks, `CacheError`
+    when the cache cannot be opened, and what the sinks raise.
+    """
+    read: deque[Row] = deque()
+
+    def asked() -> Iterator[Asked]:
+        for row in rows:
+            read.append(row)
+            yield row.vin, row.model_year
+
+    async with Lookup(settings) as path:
+        path.be_patient()
+        async for outcomes in stream(path, asked(), plan):
+            done = [
+                (row, _of_row(row, outcome)) for row, outcome in zip(_first(read, len(outcomes)), outcomes, strict=True)
+            ]
+            account.add(outcome for _, outcome in done)
+            shown = [(row, outcome) for row, outcome in done if isinstance(outcome, (Answer, Failure))]
+            for sink in sinks:
+                await asyncio.to_thread(sink, shown)
+            progress(len(outcomes))
+
+
+def _first(read: deque[Row], count: int) -> list[Row]:
+    return [read.popleft() for _ in range(count)]
+
+
+def _of_row(row: Row, outcome: Outcome) -> Outcome:
+    """What came of a row, which may not even have been read."""
+    return Answer(Rejection(row.vin, row.problem), "malformed") if row.problem else outcome

@@ -1,0 +1,74 @@
+"""Many VINs, some hundreds at a time: reading ahead, and no further."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+
+    from vin_datasette.lookup import Asked, Lookup, Outcome, Plan
+
+CHUNK, LARGEST_CHUNK = 500, 4000
+"""VINs that are looked up in the cache at once: the one where a source is asked about some of
+them, doubled up to the other while none is."""
+
+_A_MOMENT = 0.05
+_LONGEST_HOLD = 1.0
+_SLOW_INPUT = 0.2
+"""Seconds: to look whether anything has moved, that questions wait for a full call when nothing
+has, and after which an input that comes in drops is taken as far as it came."""
+
+_AT_ONCE = 0.1
+"""Seconds within which a chunk is answered that nobody had to be asked about."""
+
+
+async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncIterator[list[Outcome]]:
+    """What many VINs are, in their order, some hundreds at a time.
+
+    `asked` is read on a thread, as far ahead of what is taken as keeps the sources busy.
+    """
+    reading: asyncio.Future[list[Asked]] | None = None
+    under_way: deque[asyncio.Task[list[Outcome]]] = deque()
+    items, ended, moved, size, in_hand = iter(asked), False, time.monotonic(), CHUNK, 0
+    try:
+        while not ended or under_way:
+            if reading is None and not ended and in_hand < max(path.window, 2 * size):
+                reading = asyncio.ensure_future(asyncio.to_thread(_chunk, items, size))
+            waited_for: list[asyncio.Future[Any]] = [future for future in (reading, *islice(under_way, 1)) if future]
+            done, _ = await asyncio.wait(waited_for, timeout=_A_MOMENT, return_when=asyncio.FIRST_COMPLETED)
+            if reading in done and reading is not None:
+                chunk, reading = reading.result(), None
+                ended = not chunk
+                if chunk:
+                    in_hand += len(chunk)
+                    under_way.append(asyncio.ensure_future(path.resolve(chunk, plan)))
+            while under_way and under_way[0].done():
+                outcomes = under_way.popleft().result()
+                in_hand -= len(outcomes)
+                now = time.monotonic()
+                size = min(2 * size, LARGEST_CHUNK) if now - moved < _AT_ONCE else CHUNK
+                moved = now
+                yield outcomes
+            if ended or (not done and (path.idle or time.monotonic() - moved > _LONGEST_HOLD)):
+                path.flush()
+    finally:
+        # A thread that reads cannot be ended; what it still reads is nobody's.
+        ending: list[asyncio.Future[Any]] = [*under_way, *([reading] if reading else [])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _chunk(items: Iterator[Asked], size: int) -> list[Asked]:
+    began = time.monotonic()
+    chunk: list[Asked] = []
+    for item in islice(items, size):
+        chunk.append(item)
+        if time.monotonic() - began > _SLOW_INPUT:
+            break
+    return chunk

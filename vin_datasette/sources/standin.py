@@ -1,0 +1,218 @@
+"""Whoever can be asked: vPIC, and the embedded database when vPIC is away and may be stood in for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vin_datasette.breaker import Breaker
+from vin_datasette.sources import Question, SourceError
+from vin_datasette.vehicle import MODEL_YEAR_MISMATCH_CODE, error_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vin_datasette.record import Record
+    from vin_datasette.settings import Settings
+    from vin_datasette.sources import Source
+    from vin_datasette.sources.vpic import VpicSource
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_BATCH = 2000
+"""VINs that the embedded database decodes at once: enough for all cores, and for few transactions."""
+
+ATTEMPTS_OF_A_HALF = 2
+"""How often a part of a batch is tried that failed as a whole, however often that was tried."""
+
+_LOOKING_AGAIN = 0.2
+"""Seconds after which to look again whether somebody else's try has brought vPIC back."""
+
+
+class WithStandIn:
+    """The sources of one lookup, by its settings: which is asked, when it is left alone,
+    who answers in its place, and what is done about a batch that it cannot take.
+
+    Use on one event loop.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._vpic: VpicSource | None = None
+        self._embedded: Source | None = None
+        self.breaker = Breaker()
+        self.patience = 0.0
+        """Seconds that questions wait for vPIC to come back where nobody can stand in."""
+
+    @property
+    def batch_size(self) -> int:
+        """Questions to ask at once, as things stand."""
+        away = self._settings.source == "auto" and self.breaker.pause > 0
+        return EMBEDDED_BATCH if self._settings.source == "embedded" or away else self._settings.batch_size
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        for source in (self._vpic, self._embedded):
+            if source:
+                await source.aclose()
+
+    async def records(self, questions: Sequence[Question], *, stand_in: bool = True) -> list[Record | SourceError]:
+        """A record for each question, or why there is none for this one.
+
+        Without `stand_in` vPIC answers or nobody. Raises `SourceError` when there is none
+        for any of them.
+        """
+        records = await self._asked(questions, stand_in)
+        doubtful = [
+            index
+            for index, (question, record) in enumerate(zip(questions, records, strict=True))
+            if question.model_year
+            and not isinstance(record, SourceError)
+            and MODEL_YEAR_MISMATCH_CODE in record.error_codes
+        ]
+        if doubtful:
+            # A wrong year can destroy the answer.
+            again = await self._asked([Question(questions[index].vin) for index in doubtful], stand_in)
+            for index, second in zip(doubtful, again, strict=True):
+                first = records[index]
+                if isinstance(first, SourceError) or isinstance(second, SourceError):
+                    records[index] = second
+                    continue
+                note = f"Asked with model year {questions[index].model_year}, vPIC said: {error_text(first)}"
+                records[index] = replace(second, notes=(note,))
+        return records
+
+    async def _asked(self, questions: Sequence[Question], stand_in: bool) -> list[Record | SourceError]:
+        if self._settings.source == "embedded":
+            return [*await self._from_embedded(questions)]
+        answers: list[Record | SourceError] = []
+        size = self._settings.batch_size
+        for start in range(0, len(questions), size):
+            part = questions[start : start + size]
+            if stand_in and self._settings.source == "auto":
+                answers += await self._stood_in_for(part)
+            elif stand_in and self.patience:
+                answers += await self._waited_for(part)
+            else:
+                answers += await self._from_vpic(part)
+        return answers
+
+    async def _stood_in_for(self, questions: Sequence[Question]) -> list[Record | SourceError]:
+        try:
+            answers = await self._from_vpic(questions)
+        except SourceError as error:
+            if error.asked and not error.unreachable:
+                log.warning("%s; the embedded database answers for %d VINs", error, len(questions))
+            return [*await self._from_embedded(questions)]
+        except Exception:
+            # A defect of ours, and no reason to leave anybody without an answer.
+            log.exception("Asking vPIC failed; the embedded database answers for %d VINs", len(questions))
+            return [*await self._from_embedded(questions)]
+        failed = [index for index, answer in enumerate(answers) if isinstance(answer, SourceError)]
+        for index, record in zip(
+            failed, await self._from_embedded([questions[index] for index in failed]), strict=True
+        ):
+            log.warning("%s: %s; the embedded database answers", questions[index].vin, answers[index])
+            answers[index] = record
+        return answers
+
+    async def _waited_for(self, questions: Sequence[Question]) -> list[Record | SourceError]:
+        """vPIC's answers, when need be after it has come back."""
+        loop = asyncio.get_running_loop()
+        gives_up = loop.time() + self.patience
+        while True:
+            try:
+                return await self._from_vpic(questions)
+            except SourceError as error:
+                # The breaker is told of those who asked; who was refused waits with the others.
+                if not (error.unreachable or not error.asked) or loop.time() >= gives_up:
+                    raise
+            pause = min(max(self.breaker.pause, _LOOKING_AGAIN), max(gives_up - loop.time(), 0))
+            await asyncio.sleep(pause)
+
+    async def _from_vpic(self, questions: Sequence[Question]) -> list[Record | SourceError]:
+        """vPIC's answers; where a batch cannot be answered as a whole it is halved until
+        what it cannot answer is alone."""
+        if not self.breaker.admits():
+            pause = self.breaker.pause
+            raise SourceError(
+                f"vPIC was away when last asked, and will be asked again in {pause:.0f} seconds",
+                unreachable=True,
+                retry_after=pause,
+                asked=False,
+            )
+        if self._vpic is None:
+            from vin_datasette.sources.vpic import VpicSource
+
+            self._vpic = VpicSource(self._settings)
+        try:
+            answers = await _Halving(self._vpic).answers(questions)
+        except SourceError as error:
+            self._told(error)
+            raise
+        except BaseException:
+            self.breaker.abandoned()
+            raise
+        if self.breaker.succeeded():
+            log.warning("vPIC is back")
+        return answers
+
+    def _told(self, error: SourceError) -> None:
+        """Keep account of a failure of vPIC, and say it once."""
+        if not error.asked:
+            self.breaker.abandoned()
+        elif not error.unreachable:
+            # It is there, and a VIN that it chokes on must not shut it off for others.
+            self.breaker.succeeded()
+        elif self.breaker.failed(error.retry_after):
+            stand_in = "; the embedded database answers" if self._settings.source == "auto" else ""
+            log.warning("%s%s. vPIC is asked again in %.0f seconds", error, stand_in, self.breaker.pause)
+        if error.unreachable:
+            # Nobody will be let through earlier.
+            error.retry_after = self.breaker.pause
+
+    async def _from_embedded(self, questions: Sequence[Question]) -> list[Record]:
+        if not questions:
+            return []
+        if self._embedded is None:
+            from vin_datasette.sources.embedded import EmbeddedSource
+
+            self._embedded = EmbeddedSource()
+        return await self._embedded.decode(questions)
+
+
+_BELIEVED = 3
+"""Single questions that fail one after another until vPIC is taken to fail for everybody."""
+
+
+class _Halving:
+    """Asks a batch, and its halves when it fails although vPIC answers something, so that
+    one VIN that vPIC cannot take costs no other its answer."""
+
+    def __init__(self, source: VpicSource) -> None:
+        self._source = source
+        self._failed_alone = 0
+
+    async def answers(self, questions: Sequence[Question], attempts: int | None = None) -> list[Record | SourceError]:
+        """A record for each question, or its own error. Raises `SourceError` for all of them."""
+        try:
+            records = await self._source.decode(questions, attempts=attempts)
+        except SourceError as error:
+            if not error.answered:
+                raise
+            if len(questions) == 1:
+                return [self._alone(error, is_part=attempts is not None)]
+        else:
+            self._failed_alone = 0
+            return [*records]
+        middle = len(questions) // 2
+        parts = [questions[:middle], questions[middle:]]
+        return [answer for part in parts for answer in await self.answers(part, ATTEMPTS_OF_A_HALF)]
+
+    def _alone(self, error: SourceError, *, is_part: bool) -> SourceError:
+        self._failed_alone += 1
+        if not is_part or self._failed_alone >= _BELIEVED:
+            raise error
+        return error

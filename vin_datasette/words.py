@@ -1,0 +1,19 @@
+"""Words for a terminal: one line each, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vin_datasette.vehicle import Rejection
+
+
+def told(rejection: Rejection) -> str:
+    """A rejection in one line, with the VIN that was likely meant."""
+    meant = f" Suggested: {rejection.suggested_vin}" if rejection.suggested_vin else ""
+    return printable(f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a terminal would take for a command to itself."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
