@@ -110,6 +110,9 @@ class Plan(NamedTuple):
     hold: bool = False
 
 
+_PLAIN = Plan()
+
+
 class Lookup:
     """Answers VINs from the cache and, where it has none, from a source.
 
@@ -205,7 +208,18 @@ class Lookup:
                 if not isinstance(outcome, Known):
                     yield outcome
 
-    async def resolve(self, asked: Sequence[Asked], plan: Plan) -> list[Outcome]:
+    async def known(self, texts: Sequence[str]) -> dict[str, Answer]:
+        """What of many VINs needs nobody outside, by their texts: see `cached`."""
+        said = {text: _read(text) for text in texts}
+        vins = list(dict.fromkeys(vin for vin in said.values() if isinstance(vin, VIN)))
+        hits = await _to_its_end(self._known, vins, _PLAIN)
+        for vin, answer in hits.items():
+            if answer.how == "stale":
+                self._renew_behind(vin)
+        answers = {text: hits.get(vin) if isinstance(vin, VIN) else vin for text, vin in said.items()}
+        return {text: answer for text, answer in answers.items() if answer}
+
+    async def resolve(self, asked: Sequence[Asked], plan: Plan = _PLAIN) -> list[Outcome]:
         """What some VINs are, in their order: the step of `stream`, which takes many."""
         if not plan.brief or plan.refresh:
             return await self._resolve(asked, plan)
@@ -241,9 +255,14 @@ class Lookup:
         return not (self._flights.in_flight or self._renewals.in_flight)
 
     @property
+    def batch_size(self) -> int:
+        """How many VINs a source takes at once, as things stand."""
+        return self._sources.batch_size
+
+    @property
     def window(self) -> int:
         """How many VINs to have in hand at once, so that no source waits for questions."""
-        return 3 * self._sources.batch_size * self.settings.concurrency
+        return 3 * self.batch_size * self.settings.concurrency
 
     def be_patient(self) -> None:
         """Wait for vPIC to come back where nobody can stand in, as long as settings say."""

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 
     from vin_datasette.lookup import Asked, Lookup, Outcome, Plan
 
@@ -62,6 +62,43 @@ async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncItera
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+
+
+async def as_answered(
+    path: Lookup, texts: Sequence[str], *, ask: bool = True
+) -> AsyncGenerator[tuple[str, Outcome | None], None]:
+    """What many VINs are, each as soon as it is answered: first those that the cache knows.
+
+    One for each of `texts`, with None for those that only a source could answer when it is
+    not to be asked. What is not taken is not asked.
+    """
+    missing: list[Asked] = []
+    for start in range(0, len(texts), CHUNK):
+        part = texts[start : start + CHUNK]
+        known = await path.known(part)
+        for text in part:
+            if text in known:
+                yield text, known[text]
+            elif ask:
+                missing.append((text, None))
+            else:
+                yield text, None
+    batches = (missing[start : start + path.batch_size] for start in range(0, len(missing), path.batch_size))
+    under_way: dict[asyncio.Task[list[Outcome]], list[Asked]] = {}
+    try:
+        while True:
+            for batch in islice(batches, max(path.window // path.batch_size - len(under_way), 0)):
+                under_way[asyncio.ensure_future(path.resolve(batch))] = batch
+            if not under_way:
+                return
+            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                for (text, _), outcome in zip(under_way.pop(task), task.result(), strict=True):
+                    yield text, outcome
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
 
 def _chunk(items: Iterator[Asked], size: int) -> list[Asked]:

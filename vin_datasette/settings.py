@@ -176,6 +176,7 @@ class Settings:
     rejection_max_age: float = _setting(86400.0, _duration, "How long a rejection is remembered, such as 12h or 7d.")
     export_concurrency: int = _setting(2, _integer(1, 64), "Downloads of Parquet files that may run at once.")
     export_timeout: float = _setting(3600.0, _duration, "How long a download may take, such as 30m.")
+    list_concurrency: int = _setting(8, _integer(1, 64), "Lists of VINs, as posted to /lookup, in hand at once.")
     short_routes: bool = _setting(True, _flag, "Whether /lookup, /remove and /export answer beside /-/vin/…")
     hosts: tuple[str, ...] = _setting(
         (), _hosts, "Host names besides loopback's under which a server bound to loopback may be written to."

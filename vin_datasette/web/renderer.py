@@ -16,10 +16,10 @@ from datasette import Response
 from datasette.database import QueryInterrupted
 from datasette.utils import escape_sqlite, sqlite3, sqlite_timelimit
 
-from vin_datasette.parquet import Encoder, Part
+from vin_datasette.parquet import MEDIA_TYPE, Encoder, Part
 from vin_datasette.web.routes import error, too_many_exports
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import ParquetDownload, download_headers, finished, own_thread
+from vin_datasette.web.streams import Streamed, download_headers, finished, own_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -102,10 +102,11 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
     own = state_of(datasette)
     if not own.exports.take():
         return _Unchanged(too_many_exports(datasette))
-    return ParquetDownload(
+    return Streamed(
         _encoded(pages, kept, pa.schema(zip(columns, kinds, strict=True))),
         request.receive,
         headers=download_headers(datasette, f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet"),
+        content_type=MEDIA_TYPE,
         limit=own.settings.export_timeout,
         slots=own.exports,
         failed=lambda failure: error(datasette, f"This cannot be written as Parquet: {failure}.", 400),

@@ -24,9 +24,10 @@ from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.vin import VIN, InvalidVIN
 from vin_datasette.web import guard
+from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, vins_of
 from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import ParquetDownload, download_headers, in_thread
+from vin_datasette.web.streams import Streamed, download_headers, in_thread
 
 if TYPE_CHECKING:
     from datasette import Request
@@ -130,10 +131,11 @@ async def export(request: Request, datasette: Datasette) -> Response:
         return Response("", headers=headers, content_type=MEDIA_TYPE)
     if not own.exports.take():
         return too_many_exports(datasette)
-    return ParquetDownload(
+    return Streamed(
         in_thread(parquet_parts(own.lookup.cache.path, selection)),
         request.receive,
         headers=headers,
+        content_type=MEDIA_TYPE,
         limit=own.settings.export_timeout,
         slots=own.exports,
         failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),
@@ -182,10 +184,15 @@ def _provenance(answer: Answer) -> dict[str, str]:
     record = answer.result.record
     if record is None:
         return {}
+    if answer.how == "sibling":
+        stored = "; stored" if answer.stored else ""
+        return {"Vin-Source": record.source, "Cache-Status": f'vin-datasette; fwd=uri-miss{stored}; detail="sibling"'}
     if not answer.cached:
         return {"Vin-Source": record.source, "Cache-Status": f"{_MISSED}; stored" if answer.stored else _MISSED}
     age = max(0, int((datetime.now(timezone.utc) - record.fetched_at).total_seconds()))
-    return {"Vin-Source": record.source, "Cache-Status": "vin-datasette; hit", "Age": str(age)}
+    # A stale answer has no life left (RFC 9211, section 2.4); it is being asked about anew.
+    status = "vin-datasette; hit; ttl=0" if answer.how == "stale" else "vin-datasette; hit"
+    return {"Vin-Source": record.source, "Cache-Status": status, "Age": str(age)}
 
 
 def _json(datasette: Datasette, request: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
@@ -223,9 +230,50 @@ async def _sight_refusal(datasette: Datasette, request: Request) -> Response | N
 
 
 @_answering
+async def many(request: Request, datasette: Datasette) -> Response:
+    """`POST /lookup`: up to 10,000 VINs as JSON, form or text in, one JSON line each out,
+    as they are answered, the cached ones first.
+
+    A line has the six fields of the contract, or the VIN with Datasette's error JSON. Who
+    may not ask a source gets what is cached. 403 for who may not see the vehicles and for
+    other sites' pages, 400, 413 and 415 in words for what is no list of VINs, 429 with
+    `Retry-After` when as many lists as are allowed are under way.
+    """
+    refusal = await _sight_refusal(datasette, request)
+    if refusal:
+        return refusal
+    reason = guard.write_refusal(datasette, request)
+    if reason:
+        return error(datasette, reason, 403)
+    try:
+        vins = await vins_of(request)
+    except BadBody as problem:
+        return error(datasette, str(problem), problem.status)
+    own = state_of(datasette)
+    ask = await guard.may(datasette, request.actor, "vin-lookup")
+    if not own.lists.take():
+        words = f"{own.settings.list_concurrency} lists of VINs are being looked up, as many as are allowed."
+        return error(datasette, words, 429, {"Retry-After": str(RETRY_AFTER)})
+    headers = {"Cache-Control": "private, no-store", "X-Accel-Buffering": "no"}
+    if datasette.cors:
+        add_cors_headers(headers)
+    return Streamed(
+        answer_lines(own.lookup, vins, ask=ask),
+        request.receive,
+        headers=headers,
+        content_type=JSON_LINES,
+        limit=own.settings.export_timeout,
+        slots=own.lists,
+        failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),
+    )
+
+
+@_answering
 async def page(request: Request, datasette: Datasette) -> Response:
     """`GET /lookup`: a page with one box. With `?vin=` it leads to the vehicle, or says why there is none."""
-    refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
+    if request.method == "POST":
+        return await many(request, datasette)
+    refusal = _method_refusal(datasette, request, "GET", "HEAD", "POST") or await _sight_refusal(datasette, request)
     if refusal:
         return refusal
     text = (request.args.get("vin") or "").strip()

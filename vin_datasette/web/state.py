@@ -43,6 +43,7 @@ class State:
     lookup: Lookup
     database: str
     exports: Slots
+    lists: Slots
 
 
 defaults: dict[str, object] = {}
@@ -87,7 +88,7 @@ async def start(datasette: Datasette) -> State:
     except CacheError as error:
         raise CannotStart(str(error)) from None
     name = _attached(datasette, settings.db) or _attach(datasette, settings.db)
-    state = State(settings, lookup, name, Slots(settings.export_concurrency))
+    state = State(settings, lookup, name, Slots(settings.export_concurrency), Slots(settings.list_concurrency))
     _states[datasette] = state
     return state
 

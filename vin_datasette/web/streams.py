@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from datasette import Response
 from datasette.utils import add_cors_headers
 
-from vin_datasette.parquet import MEDIA_TYPE
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
@@ -26,7 +24,7 @@ T = TypeVar("T")
 
 
 class Slots:
-    """How many downloads may run at once in one instance."""
+    """How many streams of a kind may run at once in one instance."""
 
     def __init__(self, number: int) -> None:
         self.free = number
@@ -51,7 +49,7 @@ def download_headers(datasette: Datasette, name: str) -> dict[str, str]:
     return headers
 
 
-class ParquetDownload(Response):  # type: ignore[misc]
+class Streamed(Response):  # type: ignore[misc]
     """A response whose body is made while it is sent.
 
     The next part is made only when the reader has taken the last one, so a slow
@@ -66,11 +64,12 @@ class ParquetDownload(Response):  # type: ignore[misc]
         receive: Callable[[], Awaitable[dict[str, Any]]],
         *,
         headers: dict[str, str],
+        content_type: str,
         limit: float,
         slots: Slots,
         failed: Callable[[Exception], Response],
     ) -> None:
-        super().__init__(body=b"", status=200, headers=headers, content_type=MEDIA_TYPE)
+        super().__init__(body=b"", status=200, headers=headers, content_type=content_type)
         self._parts = parts
         self._receive = receive
         self._limit = limit
@@ -84,7 +83,7 @@ class ParquetDownload(Response):  # type: ignore[misc]
         try:
             await asyncio.wait({sending, leaving}, timeout=self._limit, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done() and not leaving.done():
-                log.warning("A download was cut off after %g seconds, its limit", self._limit)
+                log.warning("A stream was cut off after %g seconds, its limit", self._limit)
         finally:
             for task in (sending, leaving):
                 task.cancel()
@@ -93,7 +92,7 @@ class ParquetDownload(Response):  # type: ignore[misc]
             await self._parts.aclose()
             self._slots.give_back()
         if isinstance(outcome, Exception):
-            log.error("A download was cut off: %s", outcome)
+            log.error("A stream was cut off: %s", outcome)
 
     async def _send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         try:

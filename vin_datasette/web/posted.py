@@ -1,0 +1,124 @@
+"""`POST /lookup`: many VINs in, one JSON line each out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from vin_datasette.lookup import Answer, Failure
+from vin_datasette.many import as_answered
+from vin_datasette.vehicle import Vehicle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from datasette import Request
+
+    from vin_datasette.lookup import Lookup, Outcome
+
+JSON_LINES = "application/x-ndjson"
+"""The usual name of JSON lines; none is registered with IANA."""
+
+MOST_VINS = 10_000
+"""VINs in one request."""
+
+MOST_BYTES = 1024 * 1024
+"""Bytes of a request, a hundred for each VIN; Datasette 1.0 itself takes 2 MB."""
+
+
+class BadBody(ValueError):
+    """A body that is no list of VINs; `status` is that of the answer, the message says why."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+async def vins_of(request: Request) -> list[str]:
+    """The VINs of a request, as they were written.
+
+    JSON (`["…"]` or `{"vins": ["…"]}`), a form (`vins=`, with one VIN a line, or `vin=`, as
+    often as need be), or text with one VIN a line. Raises `BadBody`.
+    """
+    body = await _body(request)
+    kind = (request.headers.get("content-type") or "text/plain").partition(";")[0].strip().lower()
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadBody("The request is no text in UTF-8.") from None
+    if kind == "application/json":
+        vins = _from_json(text)
+    elif kind == "application/x-www-form-urlencoded":
+        vins = _from_form(text)
+    elif kind in ("text/plain", "text/csv"):
+        vins = _lines(text)
+    else:
+        raise BadBody(f"VINs are taken as JSON, as a form or as plain text, not as {kind[:100]}.", 415)
+    if not vins:
+        raise BadBody("No VIN was given.")
+    if len(vins) > MOST_VINS:
+        words = f"{len(vins):,} VINs are too many for one request: the most are {MOST_VINS:,}."
+        raise BadBody(f"{words} vin-datasette fetch takes any number.", 413)
+    return vins
+
+
+async def _body(request: Request) -> bytes:
+    """The request's body; it is given up as soon as it is too long."""
+    body, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise BadBody("The request ended before it was whole.")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > MOST_BYTES:
+            raise BadBody(f"A request has {MOST_BYTES:,} bytes at most.", 413)
+    return bytes(body)
+
+
+def _from_json(text: str) -> list[str]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadBody(f"The request is no JSON: {error}.") from None
+    vins = said.get("vins") if isinstance(said, dict) else said
+    if not isinstance(vins, list) or not all(isinstance(vin, str) for vin in vins):
+        raise BadBody('JSON has to be a list of VINs, or {"vins": […]}.')
+    return vins
+
+
+def _from_form(text: str) -> list[str]:
+    try:
+        fields = parse_qs(text, max_num_fields=MOST_VINS + 10)
+    except ValueError:
+        raise BadBody(f"A form has {MOST_VINS:,} VINs at most.", 413) from None
+    return [vin for name in ("vins", "vin") for value in fields.get(name, ()) for vin in _lines(value)]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+async def answer_lines(path: Lookup, vins: Sequence[str], *, ask: bool) -> AsyncGenerator[bytes, None]:
+    """A JSON line for each VIN, as it is answered: the six fields of the contract, or the
+    VIN with `ok`, `error`, `status` and `title` where there is no vehicle."""
+    answered = as_answered(path, vins, ask=ask)
+    try:
+        async for text, outcome in answered:
+            yield json.dumps(_line(text, outcome), ensure_ascii=False).encode() + b"\n"
+    finally:
+        await answered.aclose()
+
+
+def _line(text: str, outcome: Outcome | None) -> dict[str, Any]:
+    if isinstance(outcome, Answer):
+        result = outcome.result
+        if isinstance(result, Vehicle):
+            return result.six_fields(cached=outcome.cached)
+        reason, status = result.reason, 404
+    elif isinstance(outcome, Failure):
+        reason, status = f"No source could be asked: {outcome.reason}", 503
+    else:
+        reason, status = "This VIN is not cached, and you may not look up others: vin-lookup is needed.", 403
+    return {"Input VIN Requested": text, "ok": False, "error": reason, "status": status, "title": None}
