@@ -893,7 +893,7 @@ async def test_rejections_are_faceted(filled: Datasette) -> None:
     assert facets_of(response.text) == {"error_code"}
 
 
-@pytest.mark.parametrize("table", ["vehicles", "rejections"])
+@pytest.mark.parametrize("table", ["vehicles", "rejections", "changes"])
 async def test_every_column_is_described_on_the_page_of_its_table(
     filled: Datasette, tmp_path: Path, table: str
 ) -> None:
@@ -904,7 +904,7 @@ async def test_every_column_is_described_on_the_page_of_its_table(
     assert [name for name, text in described.items() if not text.strip()] == []
 
 
-@pytest.mark.parametrize("table", ["vehicles", "rejections"])
+@pytest.mark.parametrize("table", ["vehicles", "rejections", "changes"])
 async def test_descriptions_follow_the_columns_and_there_are_no_others(
     datasette: Datasette, tmp_path: Path, table: str
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from vin_datasette.attributes import ATTRIBUTES
-from vin_datasette.schema import REJECTIONS, VEHICLES
+from vin_datasette.schema import CHANGES, REJECTIONS, VEHICLES
 
 if TYPE_CHECKING:
     from vin_datasette.attributes import Attribute
@@ -22,7 +22,8 @@ def _described(attribute: Attribute) -> str:
 
 
 _PROVENANCE = {
-    "source": "Who answered: vpic (the DOT's API) or embedded (vPIC's own database, offline)",
+    "source": "Who answered: vpic (the DOT's API), embedded (vPIC's own database, offline), or one of "
+    "them about a vehicle alike (…-sibling)",
     "source_version": "Month of the embedded database's data",
     "fetched_at": "When it was answered, UTC",
     "notes": "What the lookup itself has to add",
@@ -57,6 +58,20 @@ TABLES: dict[str, dict[str, Any]] = {
             "suggested_vin": "What vPIC believes was meant; ! marks a position in doubt",
             "make": "The make, where vPIC could still tell",
             **_PROVENANCE,
+        },
+    },
+    CHANGES: {
+        "title": "Changes",
+        "description": "What vPIC used to say of a VIN before it said something else.",
+        "sort_desc": "replaced_at",
+        "label_column": "vin",
+        "columns": {
+            "id": "Number of the change, in their order",
+            "vin": "The VIN asked for",
+            "replaced_at": "When vPIC said something else, UTC",
+            "changed": "The values that changed: what each was and what it became",
+            "fetched_at": "When the earlier answer was given, UTC",
+            "record": "The whole earlier answer under vPIC's own keys, as it came",
         },
     },
 }
