@@ -28,11 +28,13 @@ MOST_BYTES = 1024 * 1024
 
 
 class BadBody(ValueError):
-    """A body that is no list of VINs; `status` is that of the answer, the message says why."""
+    """A body that is no list of VINs; `status` is that of the answer, the message says why.
+    `unread` is true of one that was given up before its end."""
 
-    def __init__(self, reason: str, status: int = 400) -> None:
+    def __init__(self, reason: str, status: int = 400, *, unread: bool = False) -> None:
         super().__init__(reason)
         self.status = status
+        self.unread = unread
 
 
 async def vins_of(request: Request) -> list[str]:
@@ -73,7 +75,7 @@ async def _body(request: Request) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MOST_BYTES:
-            raise BadBody(f"A request has {MOST_BYTES:,} bytes at most.", 413)
+            raise BadBody(f"A request has {MOST_BYTES:,} bytes at most.", 413, unread=more)
     return bytes(body)
 
 
@@ -93,6 +95,9 @@ def _from_form(text: str) -> list[str]:
         fields = parse_qs(text, max_num_fields=MOST_VINS + 10)
     except ValueError:
         raise BadBody(f"A form has {MOST_VINS:,} VINs at most.", 413) from None
+    if not fields.keys() & {"vins", "vin"}:
+        # What curl sends of a file says that it is a form, unless it is told better.
+        raise BadBody("The form has no VIN in a field vin or vins; lines are sent as text/plain.")
     return [vin for name in ("vins", "vin") for value in fields.get(name, ()) for vin in _lines(value)]
 
 
@@ -106,7 +111,9 @@ async def answer_lines(path: Lookup, vins: Sequence[str], *, ask: bool) -> Async
     answered = as_answered(path, vins, ask=ask)
     try:
         async for text, outcome in answered:
-            yield json.dumps(_line(text, outcome), ensure_ascii=False).encode() + b"\n"
+            line = json.dumps(_line(text, outcome), ensure_ascii=False)
+            # Half a surrogate pair, which JSON can give and UTF-8 cannot hold, leaves as the escape it came as.
+            yield line.encode("utf-8", "backslashreplace") + b"\n"
     finally:
         await answered.aclose()
 

@@ -248,7 +248,10 @@ async def many(request: Request, datasette: Datasette) -> Response:
     try:
         vins = await vins_of(request)
     except BadBody as problem:
-        return error(datasette, str(problem), problem.status)
+        # A server would read what is still to come of it to its end, to be able to use the connection
+        # again. Only HTTP/1.1 knows the header.
+        ends = problem.unread and request.scope.get("http_version") == "1.1"
+        return error(datasette, str(problem), problem.status, {"Connection": "close"} if ends else None)
     own = state_of(datasette)
     ask = await guard.may(datasette, request.actor, "vin-lookup")
     if not own.lists.take():
