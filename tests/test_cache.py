@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -16,20 +17,21 @@ import threading
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Migrations
 
+from tests.conftest import fill_cache
 from vin_datasette import migrations
 from vin_datasette.attributes import ATTRIBUTES
 from vin_datasette.cache import READ_TIMEOUT, WRITE_TIMEOUT, Cache, CacheError, snapshot
 from vin_datasette.record import Record, SourceName
-from vin_datasette.schema import MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.schema import CHANGES, MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
 from vin_datasette.vehicle import Rejection, Vehicle, interpret
 from vin_datasette.vin import ALPHABET, VIN, InvalidVIN
 
@@ -41,10 +43,19 @@ if TYPE_CHECKING:
 TRACTOR = VIN("1XP5DB9X7XD487964")
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=timezone.utc)
 ROUNDS = 20
+SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 
 SCHEMA = """
 CREATE TABLE "_sqlite_migrations" (
     "id" INTEGER PRIMARY KEY, "migration_set" TEXT, "name" TEXT, "applied_at" TEXT
+)
+CREATE TABLE "changes" (
+    "id" INTEGER PRIMARY KEY,
+    "vin" TEXT NOT NULL,
+    "replaced_at" TEXT NOT NULL,
+    "changed" TEXT NOT NULL,
+    "fetched_at" TEXT NOT NULL,
+    "record" TEXT NOT NULL
 )
 CREATE TABLE "rejections" (
     "vin" TEXT PRIMARY KEY NOT NULL,
@@ -121,8 +132,16 @@ CREATE VIRTUAL TABLE "vehicles_fts" USING FTS5 (
 """
 INDEXES = {
     "_sqlite_migrations": [["migration_set", "name"]],
+    "changes": [["vin"]],
     "rejections": [["fetched_at"]],
-    "vehicles": [["body_class", "vin"], ["fetched_at"], ["make", "vin"], ["model_year", "vin"]],
+    "vehicles": [
+        ["body_class", "vin"],
+        ["descriptor", "error_code", "source"],
+        ["fetched_at"],
+        ["make", "vin"],
+        ["model_year", "vin"],
+        ["vin", "fetched_at", "source", "error_code"],
+    ],
 }
 
 
@@ -495,6 +514,441 @@ def test_the_search_index_stays_that_of_its_table(cache: Cache) -> None:
     assert is_whole(cache.path)
 
 
+# What need not be asked about again
+
+LATER = NOW + timedelta(days=30)
+
+
+def as_of(when: datetime, answer: Vehicle) -> Vehicle:
+    return Vehicle(replace(answer.record, fetched_at=when))
+
+
+def fresh(cache: Cache, texts: list[str], since: datetime | None = None, **rules: bool) -> set[str]:
+    return cache.fresh(texts, since, **{"by_vpic": False, "clean": False, **rules})
+
+
+def test_fresh_are_the_vehicles_that_are_there(cache: Cache) -> None:
+    cache.save([vehicle(serial_vin(1)), rejection(serial_vin(2))])
+    assert fresh(cache, [serial_vin(1), serial_vin(2), serial_vin(3)]) == {serial_vin(1)}
+
+
+def test_of_no_texts_none_is_fresh(cache: Cache) -> None:
+    cache.save([vehicle()])
+    assert fresh(cache, []) == set()
+
+
+@pytest.mark.parametrize(
+    ("since", "is_fresh"),
+    [
+        (None, True),
+        (NOW - timedelta(seconds=1), True),
+        (NOW - timedelta(seconds=0.5), True),
+        (NOW, False),
+        (NOW + timedelta(seconds=0.5), False),
+        (NOW + timedelta(seconds=1), False),
+    ],
+    ids=["ever", "a second before", "half a second before", "that moment", "half a second after", "a second after"],
+)
+def test_fresh_is_what_was_known_after_a_moment(cache: Cache, since: datetime | None, is_fresh: bool) -> None:
+    cache.save([vehicle()])
+    assert bool(fresh(cache, [TRACTOR], since)) == is_fresh
+
+
+@pytest.mark.parametrize(
+    ("source", "is_fresh"),
+    [("vpic", True), ("vpic-sibling", True), ("embedded", False), ("embedded-sibling", False)],
+)
+def test_fresh_by_vpic_is_what_vpic_said_of_it_or_of_a_sibling(
+    cache: Cache, source: SourceName, is_fresh: bool
+) -> None:
+    cache.save([vehicle(source=source)])
+    assert bool(fresh(cache, [TRACTOR], by_vpic=True)) == is_fresh
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_fresh_by_whomever_is_what_anybody_said(cache: Cache, source: SourceName) -> None:
+    cache.save([vehicle(source=source)])
+    assert fresh(cache, [TRACTOR]) == {TRACTOR}
+
+
+@pytest.mark.parametrize(("code", "is_fresh"), [("0", True), ("8", False), ("14", False), ("0,14", False)])
+def test_fresh_and_clean_is_what_vpic_finds_no_fault_with(cache: Cache, code: str, is_fresh: bool) -> None:
+    cache.save([vehicle(code=code)])
+    assert bool(fresh(cache, [TRACTOR], clean=True)) == is_fresh
+
+
+def test_fresh_and_not_clean_is_every_vehicle(cache: Cache) -> None:
+    cache.save([vehicle(code="14")])
+    assert fresh(cache, [TRACTOR]) == {TRACTOR}
+
+
+def test_many_thousands_at_once_are_told_apart(cache: Cache) -> None:
+    fill_cache(cache.path, 6_000)
+    there = vins_of(cache.path, VEHICLES)
+    absent = [serial_vin(number) for number in range(9_000)]
+    assert fresh(cache, [*map(str, there), *absent]) == set(there)
+
+
+NO_VINS = [
+    "",
+    " ",
+    "no VIN",
+    "\0",
+    "1XP5DB9X7XD48796",
+    "[",
+    '"',
+    "\\",
+    "%",
+    "'; DROP TABLE vehicles; --",
+    "\udc80",
+    "車",
+]
+
+
+@pytest.mark.parametrize("text", NO_VINS, ids=ascii)
+def test_a_text_that_is_no_vin_is_not_fresh(cache: Cache, text: str) -> None:
+    cache.save([vehicle()])
+    assert fresh(cache, [text, TRACTOR]) == {TRACTOR}
+
+
+@pytest.mark.parametrize("end", ["\0", "\0" * 3, "\0VIN", " ", "\n", "\udc80"], ids=ascii)
+def test_a_vin_that_something_follows_is_not_fresh(cache: Cache, end: str) -> None:
+    cache.save([vehicle()])
+    assert fresh(cache, [TRACTOR + end]) == set()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(st.characters(codec=None), max_size=20) | st.just(str(TRACTOR)), max_size=6))
+def test_fresh_names_nothing_that_was_not_asked(long_lived: Cache, texts: list[str]) -> None:
+    long_lived.save([vehicle()])
+    assert fresh(long_lived, texts) == {TRACTOR} & set(texts)
+
+
+def test_fresh_is_read_from_an_index_alone(cache: Cache) -> None:
+    cache.save([vehicle()])
+    asked: list[str] = []
+    reader = cache._open()[0]
+    reader.set_trace_callback(asked.append)
+    fresh(cache, [TRACTOR], NOW, by_vpic=True, clean=True)
+    reader.set_trace_callback(None)
+    [sql] = asked
+    assert any("COVERING INDEX" in str(row[-1]) for row in run(cache.path, f"EXPLAIN QUERY PLAN {sql}"))
+
+
+# A vehicle alike
+
+
+def alike(number: int, source: SourceName = "vpic", **values: object) -> Vehicle:
+    return vehicle(serial_vin(number), source, VehicleDescriptor=TRACTOR.descriptor, **values)
+
+
+@pytest.mark.parametrize("source", ["vpic", "embedded"])
+def test_a_sibling_is_a_record_with_the_same_descriptor(cache: Cache, source: SourceName) -> None:
+    one = alike(1, source)
+    cache.save([one, vehicle(serial_vin(2), VehicleDescriptor="1XP5DB9X*YD")])
+    assert cache.sibling(TRACTOR.descriptor) == one.record
+
+
+def test_there_is_no_sibling_where_none_is_alike(cache: Cache) -> None:
+    cache.save([vehicle(serial_vin(2), VehicleDescriptor="1XP5DB9X*YD")])
+    assert cache.sibling(TRACTOR.descriptor) is None
+
+
+def test_a_rejection_is_no_sibling(cache: Cache) -> None:
+    cache.save([interpret(record(code="7", VehicleDescriptor=TRACTOR.descriptor))])
+    assert cache.sibling(TRACTOR.descriptor) is None
+
+
+@pytest.mark.parametrize("code", ["8", "14", "0,14"])
+def test_a_record_with_which_vpic_finds_fault_is_no_sibling(cache: Cache, code: str) -> None:
+    cache.save([alike(1, code=code)])
+    assert cache.sibling(TRACTOR.descriptor) is None
+
+
+@pytest.mark.parametrize("source", ["vpic-sibling", "embedded-sibling"])
+def test_what_a_sibling_answered_is_no_sibling(cache: Cache, source: SourceName) -> None:
+    cache.save([alike(1, source)])
+    assert cache.sibling(TRACTOR.descriptor) is None
+
+
+@pytest.mark.parametrize("first", ["vpic", "embedded"])
+def test_vpics_sibling_comes_before_the_embedded_databases(cache: Cache, first: SourceName) -> None:
+    second: SourceName = "embedded" if first == "vpic" else "vpic"
+    cache.save([alike(1, first)])
+    cache.save([alike(2, second)])
+    found = cache.sibling(TRACTOR.descriptor)
+    assert found is not None
+    assert found.source == "vpic"
+
+
+def test_a_damaged_row_does_not_hide_another_sibling(cache: Cache) -> None:
+    cache.save([alike(1), alike(2)])
+    run(cache.path, "UPDATE vehicles SET record = 'no JSON' WHERE vin = ?", serial_vin(1))
+    assert cache.sibling(TRACTOR.descriptor) == alike(2).record
+
+
+# What vPIC used to say
+
+
+def changes(path: Path) -> list[tuple[object, ...]]:
+    return run(path, f"SELECT vin, fetched_at, replaced_at, changed, record FROM {CHANGES} ORDER BY id")
+
+
+def what_changed(cache: Cache) -> list[object]:
+    return [json.loads(str(changed)) for _, _, _, changed, _ in changes(cache.path)]
+
+
+def test_the_first_answer_changes_nothing(cache: Cache) -> None:
+    cache.save([vehicle(), rejection(serial_vin(1))])
+    assert changes(cache.path) == []
+
+
+def test_an_answer_that_differs_is_kept_with_what_it_replaced(cache: Cache) -> None:
+    earlier = vehicle(Series="old")
+    cache.save([earlier])
+    cache.save([as_of(LATER, vehicle(Series="new"))])
+    [(vin, fetched_at, replaced_at, changed, kept)] = changes(cache.path)
+    assert (vin, fetched_at, replaced_at) == (TRACTOR, "2026-11-01T12:00:00Z", "2026-12-01T12:00:00Z")
+    assert json.loads(str(changed)) == {"Series": ["old", "new"]}
+    assert json.loads(str(kept)) == earlier.record.values
+
+
+def test_the_same_answer_again_changes_nothing(cache: Cache) -> None:
+    cache.save([vehicle(Series="old")])
+    cache.save([as_of(LATER, vehicle(Series="old"))])
+    assert changes(cache.path) == []
+
+
+def test_the_same_answer_again_is_as_new_as_it_is(cache: Cache) -> None:
+    cache.save([vehicle()])
+    cache.save([as_of(LATER, vehicle())])
+    assert run(cache.path, "SELECT fetched_at FROM vehicles") == [("2026-12-01T12:00:00Z",)]
+
+
+def test_a_key_that_vanishes_with_its_value_is_a_change(cache: Cache) -> None:
+    cache.save([vehicle(Series="old")])
+    cache.save([vehicle()])
+    assert what_changed(cache) == [{"Series": ["old", None]}]
+
+
+def test_a_key_that_comes_with_a_value_is_a_change(cache: Cache) -> None:
+    cache.save([vehicle()])
+    cache.save([vehicle(Series="new")])
+    assert what_changed(cache) == [{"Series": [None, "new"]}]
+
+
+def test_a_value_that_becomes_empty_is_a_change(cache: Cache) -> None:
+    cache.save([vehicle(Series="old")])
+    cache.save([vehicle(Series="")])
+    assert what_changed(cache) == [{"Series": ["old", ""]}]
+
+
+@pytest.mark.parametrize(("was", "now"), [({"Series": ""}, {}), ({}, {"Series": ""}), ({"Series": None}, {})])
+def test_an_empty_key_that_comes_or_goes_is_no_change(cache: Cache, was: dict[str, Any], now: dict[str, Any]) -> None:
+    cache.save([vehicle(**was)])
+    cache.save([vehicle(**now)])
+    assert changes(cache.path) == []
+
+
+def test_keys_in_another_order_are_no_change(cache: Cache) -> None:
+    one = vehicle(Series="a", Trim="b")
+    cache.save([one])
+    cache.save([Vehicle(replace(one.record, values=dict(reversed([*one.record.values.items()]))))])
+    assert changes(cache.path) == []
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "codes"),
+    [(vehicle(), rejection(), ["0", "1,400"]), (rejection(), vehicle(), ["1,400", "0"])],
+    ids=["vehicle, rejection", "rejection, vehicle"],
+)
+def test_what_moves_between_the_tables_is_a_change(
+    cache: Cache, earlier: Vehicle | Rejection, later: Vehicle | Rejection, codes: list[str]
+) -> None:
+    cache.save([earlier])
+    cache.save([later])
+    assert what_changed(cache) == [{"ErrorCode": codes, "ErrorText": codes}]
+
+
+@pytest.mark.parametrize("earlier", [each for each in SOURCES if each != "vpic"])
+def test_vpic_in_the_place_of_another_is_no_change(cache: Cache, earlier: SourceName) -> None:
+    cache.save([vehicle(source=earlier, Series="old")])
+    cache.save([vehicle(Series="new")])
+    assert (changes(cache.path), run(cache.path, "SELECT source FROM vehicles")) == ([], [("vpic",)])
+
+
+@pytest.mark.parametrize("later", [each for each in SOURCES if each != "vpic"])
+def test_another_after_vpic_is_no_change(cache: Cache, later: SourceName) -> None:
+    cache.save([vehicle(Series="old")])
+    cache.save([vehicle(source=later, Series="new")])
+    assert (changes(cache.path), run(cache.path, "SELECT series FROM vehicles")) == ([], [("old",)])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from([vehicle(Series="a"), vehicle(Series="b"), rejection()]), min_size=1, max_size=6))
+def test_no_answer_of_vpics_is_ever_lost(said: list[Vehicle | Rejection]) -> None:
+    with tempfile.TemporaryDirectory() as folder, closing(Cache(Path(folder) / "vin.db")) as cache:
+        for answer in said:
+            cache.save([answer])
+        kept = [json.loads(str(record)) for *_, record in changes(cache.path)]
+        last = cache.get(TRACTOR)
+    assert last is not None
+    values = [answer.record.values for answer in said if answer.record]
+    assert [*kept, last.values] == [each for each, _ in itertools.groupby(values)]
+
+
+def test_each_vin_of_a_save_has_its_own_history(cache: Cache) -> None:
+    cache.save([vehicle(serial_vin(number), Series=f"old{number}") for number in range(3)])
+    cache.save([vehicle(serial_vin(number), Series=f"old{number % 2}") for number in range(3)])
+    assert what_changed(cache) == [{"Series": ["old2", "old0"]}]
+    assert [vin for vin, *_ in changes(cache.path)] == [serial_vin(2)]
+
+
+def test_the_history_of_more_vins_than_a_statement_takes(cache: Cache) -> None:
+    cache.save([vehicle(serial_vin(number)) for number in range(1_200)])
+    cache.save([vehicle(serial_vin(number), Series="new") for number in range(1_200)])
+    assert sorted(str(vin) for vin, *_ in changes(cache.path)) == [serial_vin(number) for number in range(1_200)]
+
+
+def test_a_damaged_row_of_vpics_is_kept_as_it_stood(cache: Cache) -> None:
+    cache.save([vehicle()])
+    run(cache.path, "UPDATE vehicles SET record = 'no JSON'")
+    cache.save([vehicle()])
+    assert [record for *_, record in changes(cache.path)] == ["no JSON"]
+
+
+def test_history_outlives_what_is_removed(cache: Cache) -> None:
+    cache.save([vehicle(Series="old")])
+    cache.save([vehicle(Series="new")])
+    cache.remove(TRACTOR)
+    assert what_changed(cache) == [{"Series": ["old", "new"]}]
+
+
+def test_a_save_that_fails_leaves_no_history(cache: Cache) -> None:
+    cache.save([vehicle(Series="old")])
+    cache._open()[1].execute(
+        "CREATE TEMP TRIGGER refused BEFORE INSERT ON vehicles BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    with pytest.raises(sqlite3.Error, match="no"):
+        cache.save([vehicle(Series="new")])
+    assert (changes(cache.path), run(cache.path, "SELECT series FROM vehicles")) == ([], [("old",)])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("make", [vehicle, rejection])
+def test_every_source_reads_back(cache: Cache, source: SourceName, make: Callable[..., Vehicle | Rejection]) -> None:
+    answer = make(source=source)
+    cache.save([answer])
+    assert cache.get(TRACTOR) == answer.record
+
+
+# Many at once
+
+MANY = 250
+
+
+def triggers(path: Path) -> list[tuple[object, ...]]:
+    return run(path, "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name")
+
+
+def many(series: str = "flock", first: int = 0) -> list[Vehicle | Rejection]:
+    return [vehicle(serial_vin(number), Series=series) for number in range(first, first + MANY)]
+
+
+def test_the_search_index_is_whole_after_many_at_once(cache: Cache) -> None:
+    cache.save([vehicle(Series="single")])
+    cache.save(many())
+    assert is_whole(cache.path)
+
+
+def test_search_finds_many_at_once(cache: Cache) -> None:
+    cache.save([vehicle(Series="single")])
+    cache.save(many())
+    assert len(found(cache.path, "flock")) == MANY
+
+
+def test_search_still_finds_what_was_there_before_many_at_once(cache: Cache) -> None:
+    cache.save([vehicle(Series="single")])
+    cache.save(many())
+    assert found(cache.path, "single") == [TRACTOR]
+
+
+def test_search_finds_what_comes_after_many_at_once(cache: Cache) -> None:
+    cache.save(many())
+    cache.save([vehicle(Series="single")])
+    assert found(cache.path, "single") == [TRACTOR]
+
+
+def test_the_triggers_are_the_same_after_many_at_once(cache: Cache) -> None:
+    cache.open()
+    before = triggers(cache.path)
+    cache.save(many())
+    assert (len(before), triggers(cache.path)) == (3, before)
+
+
+def test_search_finds_nothing_of_what_many_at_once_replaced(cache: Cache) -> None:
+    cache.save(many("flock"))
+    cache.save(many("herd"))
+    assert (len(found(cache.path, "herd")), found(cache.path, "flock")) == (MANY, [])
+
+
+def test_the_search_index_is_whole_when_many_at_once_replace_some(cache: Cache) -> None:
+    cache.save(many("flock"))
+    cache.save([*many("herd", first=MANY // 2), rejection(serial_vin(0))])
+    assert is_whole(cache.path)
+
+
+def test_many_rejections_at_once_leave_the_search_index_whole(cache: Cache) -> None:
+    cache.save(many())
+    cache.save([rejection(serial_vin(number)) for number in range(MANY)])
+    assert (is_whole(cache.path), found(cache.path, "flock")) == (True, [])
+
+
+def test_a_file_whose_search_trigger_is_gone_takes_many_at_once(cache: Cache) -> None:
+    cache.open()
+    run(cache.path, "DROP TRIGGER vehicles_ai")
+    cache.save(many())
+    assert cache.counts()["vehicles"] == MANY
+
+
+@pytest.fixture
+def failing(cache: Cache) -> Cache:
+    """A cache with one vehicle, in which a save of many fails at its last row."""
+    cache.save([vehicle(Series="single")])
+    last = serial_vin(MANY - 1)
+    cache._open()[1].execute(
+        f"CREATE TEMP TRIGGER refused BEFORE INSERT ON main.vehicles WHEN new.vin = '{last}' "
+        "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    )
+    return cache
+
+
+def test_many_at_once_that_fail_leave_the_file_as_it_was(failing: Cache) -> None:
+    before = dump(failing.path)
+    with pytest.raises(sqlite3.Error, match="refused"):
+        failing.save(many())
+    assert dump(failing.path) == before
+
+
+def test_many_at_once_that_fail_leave_the_search_index_whole(failing: Cache) -> None:
+    with pytest.raises(sqlite3.Error, match="refused"):
+        failing.save(many())
+    assert (is_whole(failing.path), found(failing.path, "flock")) == (True, [])
+
+
+def test_search_finds_what_is_saved_after_many_failed(failing: Cache) -> None:
+    with pytest.raises(sqlite3.Error, match="refused"):
+        failing.save(many())
+    failing.save([vehicle(serial_vin(0), Series="after")])
+    assert found(failing.path, "after") == [serial_vin(0)]
+
+
+@pytest.mark.parametrize("count", [199, 200, 201])
+def test_around_the_number_from_which_on_they_are_many_the_index_is_whole(cache: Cache, count: int) -> None:
+    cache.save(many()[:count])
+    assert (is_whole(cache.path), len(found(cache.path, "flock"))) == (True, count)
+
+
 # Damaged rows
 
 
@@ -784,6 +1238,61 @@ def an_older_cache(path: Path) -> None:
     """A cache by today's package, made in a process of its own."""
     script = f"{PRELUDE}\nwith closing(Cache(sys.argv[1])) as cache: cache.save([vehicle()])"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, cwd=ROOT)
+
+
+@pytest.fixture
+def of_the_first_step(path: Path) -> Path:
+    """A cache as the first version of the schema has it, with a vehicle and a rejection."""
+    with closing(Cache(path)) as cache:
+        cache.save([vehicle(VehicleDescriptor=TRACTOR.descriptor), rejection(serial_vin(1))])
+    made = run(path, "SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%error_code%'")
+    assert len(made) == 2
+    for (name,) in made:
+        run(path, f'DROP INDEX "{name}"')
+    run(path, f"DROP TABLE {CHANGES}")
+    run(path, "DELETE FROM _sqlite_migrations WHERE name <> ?", MIGRATION_NAMES[0])
+    return path
+
+
+def test_a_file_of_the_first_step_gets_the_schema_of_today(of_the_first_step: Path, tmp_path: Path) -> None:
+    names = "SELECT type, name, tbl_name FROM sqlite_master ORDER BY type, name"
+    with closing(Cache(of_the_first_step)) as cache, closing(Cache(tmp_path / "new.db")) as new:
+        cache.open()
+        new.open()
+        assert run(cache.path, names) == run(new.path, names)
+
+
+def test_a_file_of_the_first_step_keeps_its_rows(of_the_first_step: Path) -> None:
+    with closing(Cache(of_the_first_step)) as cache:
+        assert cache.get_many([TRACTOR, serial_vin(1)]) == {
+            TRACTOR: vehicle(VehicleDescriptor=TRACTOR.descriptor).record,
+            serial_vin(1): rejection(serial_vin(1)).record,
+        }
+
+
+def test_a_vehicle_of_a_file_of_the_first_step_is_fresh(of_the_first_step: Path) -> None:
+    with closing(Cache(of_the_first_step)) as cache:
+        assert cache.fresh([TRACTOR, serial_vin(1)], None, by_vpic=True, clean=True) == {TRACTOR}
+
+
+def test_a_vehicle_of_a_file_of_the_first_step_is_a_sibling(of_the_first_step: Path) -> None:
+    with closing(Cache(of_the_first_step)) as cache:
+        assert cache.sibling(TRACTOR.descriptor) == vehicle(VehicleDescriptor=TRACTOR.descriptor).record
+
+
+def test_the_history_of_a_file_of_the_first_step_begins(of_the_first_step: Path) -> None:
+    with closing(Cache(of_the_first_step)) as cache:
+        cache.save([vehicle(Model="389")])
+    assert [vin for vin, *_ in changes(of_the_first_step)] == [TRACTOR]
+
+
+def test_a_file_of_the_first_step_that_cannot_be_written_is_refused_in_words(of_the_first_step: Path) -> None:
+    content = of_the_first_step.read_bytes()
+    with without_privileges() as folder:
+        (folder / "vin.db").write_bytes(content)
+        (folder / "vin.db").chmod(0o444)
+        with pytest.raises(CacheError, match=r"cannot be used as a cache: attempt to write a readonly database\.$"):
+            Cache(folder / "vin.db").open()
 
 
 # Files that cannot be written

@@ -26,7 +26,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import SCRIPT, clean_environment, rows, serving
-from tests.vpic_server import Fault, closed_port, flat_record
+from tests.vpic_server import closed_port, flat_record
 from vin_datasette import __version__
 from vin_datasette.cache import Cache
 from vin_datasette.cli import cli
@@ -71,9 +71,10 @@ def run(*arguments: str, typed: str | bytes | None = None) -> Result:
 
 def started(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """A command, in a process of its own that goes on."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options = {**pipes, "text": True, **options}
     environment = clean_environment(VIN_DATASETTE_SOURCE="embedded", **options.pop("variables", {}))
-    return subprocess.Popen([SCRIPT, *arguments], stdin=subprocess.DEVNULL, env=environment, **options)
+    return subprocess.Popen([SCRIPT, *arguments], env=environment, **options)
 
 
 def run_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -405,162 +406,6 @@ def test_settings_without_an_option_are_environment_variables(monkeypatch: pytes
     monkeypatch.setenv("VIN_DATASETTE_CHECK_DIGIT", "lenient")
     result = run("lookup", FAILING_CHECK_DIGIT)
     assert (result.exit_code, result.stdout.splitlines()[1]) == (0, "Make                 PETERBILT")
-
-
-# fetch
-
-
-def summary(result: Result) -> str:
-    """The last line of a fetch, without its seconds."""
-    return re.sub(r"\d+\.\d seconds$", "", result.stdout.splitlines()[-1])
-
-
-def test_fetch_brings_vins_into_the_cache(folder: Path) -> None:
-    result = run("fetch", PETERBILT, HONDA)
-    assert result.exit_code == 0
-    assert re.fullmatch(
-        r"2 asked: 0 cached, 2 fetched \(2 by embedded\), 0 rejected, 0 failed; \d+\.\d seconds\n", result.stdout
-    )
-    assert [row["vin"] for row in rows(folder / "vin.db")] == sorted([PETERBILT, HONDA])
-
-
-def test_fetch_is_silent_where_standard_error_is_no_terminal() -> None:
-    assert run("fetch", PETERBILT).stderr == ""
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        f"{PETERBILT}\n{HONDA}\n",
-        f"{PETERBILT}\n{HONDA}",
-        f"{PETERBILT}\r\n{HONDA}\r\n",
-        f"\n\n{PETERBILT}\n   \n\t\n{HONDA}\n\n",
-        f"\ufeff{PETERBILT}\n{HONDA}\n",
-        f'  "{PETERBILT.lower()}"  \n{HONDA[:4]}-{HONDA[4:]}\n',
-    ],
-    ids=["lines", "no last line break", "Windows", "blank lines", "byte order mark", "as people type"],
-)
-@pytest.mark.parametrize("way", ["a file", "standard input"])
-def test_fetch_reads_a_vin_a_line(folder: Path, content: str, way: str) -> None:
-    (folder / "vins.txt").write_bytes(content.encode())
-    result = run("fetch", "-f", "vins.txt") if way == "a file" else run("fetch", "-f", "-", typed=content.encode())
-    assert (result.exit_code, summary(result)) == (
-        0,
-        "2 asked: 0 cached, 2 fetched (2 by embedded), 0 rejected, 0 failed; ",
-    )
-
-
-def test_fetch_takes_arguments_and_a_file() -> None:
-    assert summary(run("fetch", AUDI, "-f", "-", typed=f"{HONDA}\n")).startswith("2 asked: 0 cached, 2 fetched")
-
-
-def test_fetch_of_an_empty_file_asks_nobody() -> None:
-    result = run("fetch", "-f", "-", typed="")
-    assert (result.exit_code, summary(result)) == (0, "0 asked: 0 cached, 0 fetched, 0 rejected, 0 failed; ")
-
-
-def test_second_fetch_asks_nobody(vpic_server: VpicServer) -> None:
-    command = ("fetch", PETERBILT, HONDA, "--source", "vpic", "--vpic-url", vpic_server.url)
-    run(*command)
-    before = len(vpic_server.calls)
-    assert summary(run(*command)) == "2 asked: 2 cached, 0 fetched, 0 rejected, 0 failed; "
-    assert len(vpic_server.calls) == before
-
-
-def test_fetch_asks_in_batches(vpic_server: VpicServer) -> None:
-    run("fetch", PETERBILT, HONDA, AUDI, PETERBILT, "--source", "vpic", "--vpic-url", vpic_server.url)
-    assert sorted(vin for call in vpic_server.calls for vin in call.vins) == sorted([PETERBILT, HONDA, AUDI])
-    assert [call.method for call in vpic_server.calls] == ["POST"]
-
-
-def test_fetch_tells_each_rejection_in_a_line() -> None:
-    result = run("fetch", PETERBILT, FAILING_CHECK_DIGIT, f"I{PETERBILT[1:]}", "nonsense")
-    first, second, third = result.stderr.splitlines()
-    assert first == FAILING
-    assert second.startswith("IXP5DB9X7XD487964: Position 1 holds the letter I")
-    assert second.endswith(" Suggested: 1XP5DB9X7XD487964")
-    assert (
-        third
-        == "nonsense: A VIN has 17 characters, and this has 8; position 2 holds the letter O, which no VIN "
-        + (third.partition("no VIN ")[2])
-    )
-    assert (result.exit_code, summary(result)) == (
-        1,
-        "4 asked: 0 cached, 1 fetched (1 by embedded), 3 rejected, 0 failed; ",
-    )
-
-
-def test_fetch_tells_what_could_not_be_asked(vpic_server: VpicServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIN_DATASETTE_TIMEOUT", "0.3")
-    vpic_server.fail_always(Fault.status(500))
-    result = run("fetch", PETERBILT, HONDA, "--source", "vpic", "--vpic-url", vpic_server.url)
-    assert [line.partition(": vPIC")[0] for line in result.stderr.splitlines()] == [
-        f"{PETERBILT}: no source could be asked",
-        f"{HONDA}: no source could be asked",
-    ]
-    assert (result.exit_code, summary(result)) == (1, "2 asked: 0 cached, 0 fetched, 0 rejected, 2 failed; ")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xff\xd8\xff\xe0JFIF" + bytes(range(256)) * 40,
-        b"\x1f\x8b\x08\0" + bytes(range(128, 256)),
-        "\ufeffVIN\n".encode("utf-16"),
-    ],
-    ids=["a picture", "an archive", "UTF-16"],
-)
-@pytest.mark.parametrize("way", ["a file", "standard input"])
-def test_fetch_tells_in_words_that_a_file_is_no_text(folder: Path, content: bytes, way: str) -> None:
-    (folder / "junk").write_bytes(content)
-    result = run("fetch", "-f", "junk") if way == "a file" else run("fetch", "-f", "-", typed=content)
-    assert_fails_in_words(result, 2, "The file is no text in UTF-8")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "Give VINs, or a file of them with -f."),
-        (("-f", "missing.txt"), "'missing.txt': No such file or directory"),
-        (("-f", "."), "'.': Is a directory"),
-    ],
-)
-def test_fetch_of_nothing_is_a_wrong_call(arguments: tuple[str, ...], words: str) -> None:
-    assert_fails_in_words(run("fetch", *arguments), 2, words)
-
-
-def test_fetch_shows_its_progress_on_a_terminal() -> None:
-    code, shown = run_on_terminal("stderr", "fetch", PETERBILT, HONDA)
-    assert code == 0
-    assert re.search(r"Looking up: 100%\|.*\| 2/2 ", shown)
-
-
-def test_fetch_shows_its_progress_through_a_file(folder: Path) -> None:
-    (folder / "vins.txt").write_text(f"{PETERBILT}\n{HONDA}\n")
-    code, shown = run_on_terminal("stderr", "fetch", "-f", "vins.txt")
-    assert code == 0
-    assert re.search(r"Looking up: 2VIN ", shown)
-
-
-def test_fetch_tells_rejections_beside_its_progress() -> None:
-    _, shown = run_on_terminal("stderr", "fetch", PETERBILT, FAILING_CHECK_DIGIT)
-    assert re.search(rf"\r{re.escape(FAILING)}\r\n", shown)
-
-
-def test_fetch_shows_no_progress_when_it_is_to_be_silent() -> None:
-    assert run_on_terminal("stderr", "fetch", "--silent", PETERBILT) == (0, "")
-
-
-def test_interrupted_fetch_ends_without_a_traceback(vpic_server: VpicServer) -> None:
-    vpic_server.fail_always(Fault.silence)
-    with started("fetch", PETERBILT, "--source", "vpic", "--vpic-url", vpic_server.url) as process:
-        while not vpic_server.calls:
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.02)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert stderr.strip() == "Aborted!"
 
 
 # remove

@@ -28,6 +28,9 @@ SAID: dict[str, list[tuple[str, object]]] = {
     "concurrency": [("1", 1), ("64", 64), ("4.0", 4)],
     "batch_size": [("1", 1), ("25", 25)],
     "contact": [("fleet@example.org", "fleet@example.org"), ("https://example.org/x?y=1", "https://example.org/x?y=1")],
+    "patience": [("10m", 600.0), ("0", 0.0), ("90", 90.0)],
+    "max_age": [("30d", 2_592_000.0), ("12h", 43_200.0), ("0", 0.0)],
+    "siblings": [("true", True), ("on", True), ("1", True), ("false", False)],
     "rejection_max_age": [
         ("90", 90.0),
         ("90s", 90.0),
@@ -40,6 +43,7 @@ SAID: dict[str, list[tuple[str, object]]] = {
     ],
     "export_concurrency": [("1", 1), ("8", 8)],
     "export_timeout": [("30m", 1_800.0), ("90", 90.0)],
+    "list_concurrency": [("1", 1), ("64", 64)],
     "short_routes": [("false", False), ("off", False), ("No", False), ("0", False)],
     "hosts": [("a.example", ("a.example",)), (" A.example, ,b.example:8001 ", ("a.example", "b.example:8001"))],
     "allow_lookup": [
@@ -58,6 +62,10 @@ GIVEN: list[tuple[str, object, object]] = [
     ("timeout", 7, 7.0),
     ("rate", 0.5, 0.5),
     ("concurrency", 4, 4),
+    ("patience", 0, 0.0),
+    ("max_age", 90, 90.0),
+    ("siblings", True, True),
+    ("siblings", 1, True),
     ("rejection_max_age", 90, 90.0),
     ("rejection_max_age", 1.5, 1.5),
     ("short_routes", False, False),
@@ -94,9 +102,13 @@ BAD: dict[str, list[object]] = {
     "concurrency": ["many", "0", "65", "1.5", "nan", True],
     "batch_size": ["all", "0", "51", "2.5", "-1", True],
     "contact": ["fleet@example.org\r\nX-Header: 1", "fleet\0", "J\u00fcrgen", "\u8eca\u968a"],
+    "patience": ["", "long", "-1", "inf", "nan", False],
+    "max_age": ["", "never", "-1", "1y", "1e3", "inf", "nan", True, [1]],
+    "siblings": ["maybe", "2", "", 2, [True]],
     "rejection_max_age": ["", "day", "-1", "1e3", "1y", "12h30m", "inf", "nan", True, [1]],
     "export_concurrency": ["all", "0", "65", "2.5", True],
     "export_timeout": ["", "long", "-1", True],
+    "list_concurrency": ["all", "0", "65", "2.5", True],
     "short_routes": ["maybe", "2", "", 2, [True]],
     "hosts": [5, {"a.example": True}, True],
     "allow_lookup": ["root", "yes", "[]", '"root"', "{", "1", 1, ["root"]],
@@ -156,9 +168,13 @@ def test_the_defaults() -> None:
         concurrency=2,
         batch_size=50,
         contact="",
+        patience=600.0,
+        max_age=None,
+        siblings=False,
         rejection_max_age=86_400.0,
         export_concurrency=2,
         export_timeout=3_600.0,
+        list_concurrency=8,
         short_routes=True,
         hosts=(),
         allow_lookup=None,
@@ -174,7 +190,7 @@ def test_every_setting_has_a_line_of_help(name: str) -> None:
     assert "\n" not in help_text
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("timeout", "allow_lookup", "db")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("timeout", "max_age", "allow_lookup", "db")])
 def test_every_default_is_a_value_that_the_setting_takes(name: str) -> None:
     default = getattr(Settings(), name)
     assert read(name, config={name: default}) == default

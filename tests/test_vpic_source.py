@@ -379,6 +379,29 @@ class TestStatuses:
         await failure(ONE, source=source)
         assert len(httpx_mock.get_requests()) == tries
 
+    @pytest.mark.parametrize("source", ["auto", "vpic"])
+    @pytest.mark.parametrize("attempts", [1, 2, 4])
+    async def test_that_may_pass_is_asked_no_more_often_than_said(
+        self, httpx_mock: HTTPXMock, source: str, attempts: int
+    ) -> None:
+        httpx_mock.add_response(503, is_reusable=True)
+        async with opened(Settings.load({"rate": 1000, "source": source})) as vpic:
+            with pytest.raises(SourceError):
+                await vpic.decode(ONE, attempts=attempts)
+        assert len(httpx_mock.get_requests()) == attempts
+
+    @pytest.mark.parametrize("status", [400, 413, 414, 422, 500])
+    async def test_that_may_be_due_to_what_was_asked_is_an_answer_of_sorts(
+        self, httpx_mock: HTTPXMock, status: int
+    ) -> None:
+        httpx_mock.add_response(status, is_reusable=True)
+        assert (await failure(ONE)).answered
+
+    @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 425, 429, 502, 503, 504])
+    async def test_that_is_not_due_to_what_was_asked_is_no_answer(self, httpx_mock: HTTPXMock, status: int) -> None:
+        httpx_mock.add_response(status, is_reusable=True)
+        assert not (await failure(ONE)).answered
+
     async def test_no_content_is_no_answer(self, httpx_mock: HTTPXMock) -> None:
         httpx_mock.add_response(204, is_reusable=True)
         assert "nothing" in (await failure(ONE)).reason
@@ -468,6 +491,12 @@ class TestTransportErrors:
 
     @pytest.mark.parametrize("error", [httpx.ConnectError(""), httpx.ReadTimeout(""), httpx.ReadError("")], ids=repr)
     @pytest.mark.usefixtures("no_backoff")
+    async def test_is_no_answer_of_any_sort(self, httpx_mock: HTTPXMock, error: Exception) -> None:
+        httpx_mock.add_exception(error, is_reusable=True)
+        assert not (await failure(ONE)).answered
+
+    @pytest.mark.parametrize("error", [httpx.ConnectError(""), httpx.ReadTimeout(""), httpx.ReadError("")], ids=repr)
+    @pytest.mark.usefixtures("no_backoff")
     async def test_is_forgotten_when_the_next_try_is_answered(self, httpx_mock: HTTPXMock, error: Exception) -> None:
         httpx_mock.add_exception(error)
         httpx_mock.add_response(json=an_envelope(a_record()))
@@ -532,6 +561,24 @@ class TestOverASocket:
                 *(source.decode([Question(vin)]) for vin in (HONDA, PETERBILT)), return_exceptions=True
             )
         assert [each for each in outcomes if isinstance(each, SourceError) and each.unreachable] == []
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            *[Fault.html_200, Fault.xml_200, Fault.truncated_json, Fault.empty_results, Fault.short_results],
+            *[Fault.doubled_results, Fault.reordered, Fault.wrong_vin, Fault.null_results, Fault.not_json_object],
+            *[Fault.foreign_json, Fault.missing_keys],
+        ],
+        ids=lambda fault: str(fault.name),
+    )
+    @pytest.mark.usefixtures("no_backoff")
+    async def test_nonsense_is_an_answer_of_sorts(
+        self, source: VpicSource, vpic_server: VpicServer, fault: Fault
+    ) -> None:
+        vpic_server.fail_always(fault)
+        with pytest.raises(SourceError) as caught:
+            await source.decode(TWO)
+        assert (caught.value.answered, caught.value.unreachable) == (True, False)
 
     async def test_an_absent_name_or_port_is_no_connection(self) -> None:
         with closed_port() as url:

@@ -172,11 +172,11 @@ class Cache:
 
     def fresh(self, vins: Sequence[str], since: datetime | None, *, by_vpic: bool, clean: bool) -> set[str]:
         """Those of `vins` that are vehicles and need not be asked about again: known
-        `since` then, with `by_vpic` by vPIC's word, with `clean` without any error code.
+        later than `since`, with `by_vpic` by vPIC's word, with `clean` without any error code.
 
         Read from an index alone, so that a fleet that is known costs next to nothing.
         """
-        conditions = ["fetched_at >= ?"]
+        conditions = ["fetched_at > ?"]
         conditions += ["source IN ('vpic', 'vpic-sibling')"] if by_vpic else []
         conditions += ["error_code = '0'"] if clean else []
         # One list for all of them: in parts, finding the way to each takes twice as long.
@@ -186,7 +186,9 @@ class Cache:
         )
         with self._lock:
             reader, _ = self._open()
-            return {vin.decode() for (vin,) in reader.execute(sql, [json.dumps(vins), _time(since) if since else ""])}
+            rows = reader.execute(sql, [json.dumps(vins), _time(since) if since else ""])
+            # Older SQLite ends a text of JSON at a zero byte: what it finds then is not what was asked.
+            return {vin.decode() for (vin,) in rows}.intersection(vins)
 
     def sibling(self, descriptor: str) -> Record | None:
         """A record without any error code, of whichever vehicle with this descriptor, that its
@@ -194,9 +196,11 @@ class Cache:
         with self._lock:
             reader, _ = self._open()
             for source in ("vpic", "embedded"):
-                [sql, _] = _select("descriptor = ? AND error_code = '0' AND source = ? LIMIT 1")
+                [sql, _] = _select("descriptor = ? AND error_code = '0' AND source = ?")
                 for row in reader.execute(sql, [descriptor, source]):
-                    return _record(row)
+                    record = _record(row)
+                    if record is not None:
+                        return record
         return None
 
     def save(self, answers: Iterable[Vehicle | Rejection]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -167,41 +168,80 @@ def fetch(  # noqa: PLR0917 - each is an option
     from vin_datasette.fleet.run import Account, run
     from vin_datasette.lookup import Plan
 
-    if not vins and name is None:
-        raise click.UsageError("Give VINs, or a file of them with -f.")
-    if vins and output and name:
-        raise click.UsageError("--output writes the rows of a file, or VINs, but not both.")
+    _check_fetch(vins, name, output, [column, model_year_column])
     settings = _settings(options)
+    _refuse_same_files(name, settings.db, output, rejections)
     account = Account()
     problem, code = None, FOUND
+    fleet = given(vins)
+    with ExitStack() as reading:
+        try:
+            with ExitStack() as opened:
+                rows = fleet.rows
+                if name is not None:
+                    fleet = reading.enter_context(open_fleet(name, column=column, model_year_column=model_year_column))
+                    rows = chain(rows, fleet.rows)
+                sinks = []
+                if output:
+                    sinks.append(opened.enter_context(open_output(output, fleet.columns, fleet.schema)).write)
+                if rejections:
+                    sinks.append(opened.enter_context(open_rejections(rejections)).write)
+                progress = opened.enter_context(Progress(account, name, len(vins), silent=silent))
+                if not rejections:
+                    sinks.append(progress.tell)
+                plan = Plan(refresh=refresh, brief=not output, hold=True)
+                portal.run(run(settings, rows, account, plan=plan, sinks=sinks, progress=progress.add))
+        except (CacheError, InputError) as error:
+            problem, code = str(error), USAGE
+        except ExportError as error:
+            problem, code = _unwritten(error, "-" in (output, rejections)), NOT_FOUND
+        except KeyboardInterrupt:
+            problem, code = "Interrupted. What was answered is kept; call again to go on.", INTERRUPTED
+        if account.asked or code == FOUND:
+            click.echo(str(account), err="-" in (output, rejections))
+        if problem:
+            click.echo(problem, err=True)
+        code = code or (NOT_FOUND if account.rejected or account.failed else FOUND)
+        if code == INTERRUPTED or getattr(fleet.rows, "gi_running", False):
+            # A thread may be held up in a pipe; closing its end, or the interpreter, would wait for it.
+            os._exit(code)
+    sys.exit(code)
+
+
+def _check_fetch(vins: tuple[str, ...], name: str | None, output: str | None, columns: list[str | None]) -> None:
+    if not vins and name is None:
+        raise click.UsageError("Give VINs, or a file of them with -f.")
+    if name is None and any(columns):
+        raise click.UsageError("--column and --model-year-column are of a file; name it with -f.")
+    if vins and output and name:
+        raise click.UsageError("--output writes the rows of a file, or VINs, but not both.")
+
+
+def _refuse_same_files(name: str | None, db: Path, output: str | None, rejections: str | None) -> None:
+    """Refuse to write into what is read, or twice into one file."""
+    taken = {_file(str(db), 1): "the cache"}
+    if name is not None:
+        taken[_file(name, 0)] = "the file that is read"
+    for option, target in (("--output", output), ("--rejections", rejections)):
+        if target:
+            file = _file(target, 1)
+            if file and file in taken:
+                raise click.UsageError(f"{option} {printable(target)} is {taken[file]}; name another.")
+            taken[file] = f"what {option} writes"
+
+
+def _file(name: str, standard: int) -> object:
+    """What tells the file of this name from all others; `-` is the standard stream of this
+    number. None for what is no file, and may be there twice."""
     try:
-        with ExitStack() as opened:
-            fleet = given(vins)
-            rows = fleet.rows
-            if name is not None:
-                fleet = opened.enter_context(open_fleet(name, column=column, model_year_column=model_year_column))
-                rows = chain(rows, fleet.rows)
-            sinks = []
-            if output:
-                sinks.append(opened.enter_context(open_output(output, fleet.columns, fleet.schema)).write)
-            if rejections:
-                sinks.append(opened.enter_context(open_rejections(rejections)).write)
-            progress = opened.enter_context(Progress(account, name, len(vins), silent=silent))
-            if not rejections:
-                sinks.append(progress.tell)
-            plan = Plan(refresh=refresh, brief=not output, hold=True)
-            portal.run(run(settings, rows, account, plan=plan, sinks=sinks, progress=progress.add))
-    except (CacheError, InputError) as error:
-        problem, code = str(error), USAGE
-    except ExportError as error:
-        problem, code = str(error), NOT_FOUND
-    except KeyboardInterrupt:
-        problem, code = "Interrupted. What was answered is kept; call again to go on.", INTERRUPTED
-    if account.asked or not problem:
-        click.echo(str(account), err="-" in (output, rejections))
-    if problem:
-        click.echo(problem, err=True)
-    sys.exit(code or (NOT_FOUND if account.rejected or account.failed else FOUND))
+        found = os.fstat(standard) if name == "-" else os.stat(name)
+    except OSError:
+        return name if name == "-" else os.path.realpath(name)
+    except ValueError:
+        return name
+    if stat.S_ISREG(found.st_mode):
+        return found.st_dev, found.st_ino
+    return name if name == "-" and standard else None
 
 
 @cli.command()
@@ -337,8 +377,20 @@ def main() -> None:
         cli(prog_name="vin-datasette")
     except OSError as error:
         # What a pipe or a file at standard output had to say; click sees to a pipe that was closed.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
+        _forget_standard_output()
         _fail(f"Standard output could not be written: {error.strerror or error}.")
+
+
+def _unwritten(error: Exception, standard_output: bool) -> str | None:
+    """What to say of an output that cannot be written on; nothing of a pipe whose reader has seen enough."""
+    if standard_output:
+        _forget_standard_output()
+    return None if isinstance(error.__cause__, BrokenPipeError) else str(error)
+
+
+def _forget_standard_output() -> None:
+    """Spare the interpreter its last flush of a standard output that takes nothing any more."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -95,14 +95,27 @@ class Flights(Generic[T]):
 
     async def aclose(self) -> None:
         """End what is under way; who still waits gets a `SourceError`."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._unboard()
+        # One that has just landed, or a question that comes meanwhile, may have sent another.
+        while self._workers:
+            ended = [*self._workers]
+            for worker in ended:
+                worker.cancel()
+            await asyncio.gather(*ended, return_exceptions=True)
+            self._workers.difference_update(ended)
+        self._unboard()
+        # Of a worker that was ended before it began.
+        self._fail([*self._under_way], SourceError(_ENDED, asked=False))
+
+    def _unboard(self) -> None:
+        """Send none of those that wait, and tell them."""
         if self._leaving:
             self._leaving.cancel()
+            self._leaving = None
+        waiting = [question.vin for question in self._waiting]
         self._waiting.clear()
         self._held = 0
-        self._fail([*self._under_way], SourceError(_ENDED, asked=False))
+        self._fail(waiting, SourceError(_ENDED, asked=False))
 
     def _dispatch(self) -> None:
         """Send full batches, and see to it that the rest is sent soon."""
@@ -149,7 +162,7 @@ class Flights(Generic[T]):
     async def _work(self, batch: Sequence[Question]) -> None:
         vins = [question.vin for question in batch]
         try:
-            results = await self._settle(batch)
+            results = list(zip(vins, await self._settle(batch), strict=True))
         except SourceError as error:
             self._fail(vins, error)
         except asyncio.CancelledError:
@@ -159,7 +172,7 @@ class Flights(Generic[T]):
             log.exception("Looking up %d VINs failed", len(batch))
             self._fail(vins, SourceError(f"an unexpected error: {error}", transient=False))
         else:
-            for vin, result in zip(vins, results, strict=True):
+            for vin, result in results:
                 if isinstance(result, SourceError):
                     self._fail([vin], result)
                     continue

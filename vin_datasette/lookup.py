@@ -8,8 +8,9 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -153,17 +154,20 @@ class Lookup:
 
     def cached(self, text: str) -> Answer | None:
         """The answer that needs nobody outside: of the cache, or that the VIN is
-        malformed; None when a source has to be asked. Call it on the event loop, where a
-        stale answer is asked about anew."""
+        malformed; None when a source has to be asked. A stale one is for `renew`."""
         vin = _read(text)
         if isinstance(vin, Answer):
             return vin
         answer = self._hits([vin]).get(vin)
-        if answer is None or self._outlived(answer.result):
-            return None
-        if answer.how == "stale":
-            self._renew_behind(vin)
-        return answer
+        return None if answer is None or self._outlived(answer.result) else answer
+
+    def renew(self, answer: Answer) -> None:
+        """Have a stale answer asked about anew, behind; nothing for others. Call it on the event loop."""
+        vin = answer.result.vin
+        if answer.how != "stale" or not isinstance(vin, VIN):
+            return
+        if self._sources.breaker.pause == 0 and self._renewals.waiting < _MOST_RENEWALS:
+            self._renewals.board([Question(vin)])
 
     async def answer(self, text: str, *, model_year: int | None = None) -> Answer:
         """What a VIN is. `model_year` is a hint to vPIC and better left out unless
@@ -180,7 +184,10 @@ class Lookup:
             with contextlib.suppress(CacheError):
                 await _to_its_end(self.cache.open)
         answer = self.cached(vin)
-        if answer is None and self.settings.siblings:
+        if answer:
+            self.renew(answer)
+            return answer
+        if self.settings.siblings:
             answer = (await _to_its_end(self._from_siblings, [Question(vin, model_year)])).get(vin)
         if answer is None:
             [flight] = self._flights.board([Question(vin, model_year)])
@@ -213,9 +220,6 @@ class Lookup:
         said = {text: _read(text) for text in texts}
         vins = list(dict.fromkeys(vin for vin in said.values() if isinstance(vin, VIN)))
         hits = await _to_its_end(self._known, vins, _PLAIN)
-        for vin, answer in hits.items():
-            if answer.how == "stale":
-                self._renew_behind(vin)
         answers = {text: hits.get(vin) if isinstance(vin, VIN) else vin for text, vin in said.items()}
         return {text: answer for text, answer in answers.items() if answer}
 
@@ -291,7 +295,8 @@ class Lookup:
     def _fresh(self, texts: Sequence[str], plan: Plan) -> set[str]:
         """Those of `texts` that are VINs of vehicles about which nobody need be asked."""
         max_age = self.settings.max_age if plan.max_age is None else plan.max_age
-        since = None if max_age is None else datetime.now(timezone.utc) - timedelta(seconds=max_age)
+        # Not by a timedelta: an age that was set may be longer than all of its time.
+        since = None if max_age is None else datetime.fromtimestamp(max(time.time() - max_age, 0), timezone.utc)
         by_vpic, clean = self.settings.source != "embedded", self.settings.check_digit == "strict"
         try:
             return self.cache.fresh(texts, since, by_vpic=by_vpic, clean=clean)
@@ -303,7 +308,16 @@ class Lookup:
         """What the cache knows of these VINs and may still say."""
         hits = self._hits(vins, self.settings.max_age if plan.max_age is None else plan.max_age)
         known = {vin: answer for vin, answer in hits.items() if not self._outlived(answer.result)}
-        return {vin: Answer(answer.result, "stale") for vin, answer in known.items()} if plan.refresh else known
+        if not plan.refresh:
+            return known
+        return {
+            vin: Answer(answer.result, "stale" if self._may_renew(answer.result.record) else "hit")
+            for vin, answer in known.items()
+        }
+
+    def _may_renew(self, record: Record | None) -> bool:
+        """What vPIC itself said is not for the embedded database to correct."""
+        return self.settings.source != "embedded" or record is None or record.source != "vpic"
 
     def _hits(self, vins: Sequence[VIN], max_age: float | None = None) -> dict[VIN, Answer]:
         """What the cache holds. Raises `CacheError` where it never can."""
@@ -313,9 +327,10 @@ class Lookup:
             self._unreadable(error)
             return {}
         max_age = self.settings.max_age if max_age is None else max_age
+        results = {vin: interpret(record, self.settings.check_digit) for vin, record in records.items()}
         return {
-            vin: Answer(interpret(record, self.settings.check_digit), "stale" if self._old(record, max_age) else "hit")
-            for vin, record in records.items()
+            vin: Answer(result, "stale" if self._old(result, records[vin], max_age) else "hit")
+            for vin, result in results.items()
         }
 
     def _unreadable(self, error: sqlite3.Error | CacheError) -> None:
@@ -323,12 +338,12 @@ class Lookup:
             raise error
         log.warning("The cache %s cannot be read (%s); asking a source instead", self.cache.path, error)
 
-    def _old(self, record: Record, max_age: float | None) -> bool:
-        """Whether a vehicle is to be asked about anew, though it may be answered meanwhile."""
-        aged = max_age is not None and _age(record) >= max_age
+    def _old(self, result: Vehicle | Rejection, record: Record, max_age: float | None) -> bool:
+        """Whether a VIN is to be asked about anew, though it may be answered meanwhile. How
+        long rejections are repeated is a setting of its own."""
+        aged = isinstance(result, Vehicle) and max_age is not None and _age(record) >= max_age
         if self.settings.source == "embedded":
-            # What vPIC itself said is not for the embedded database to correct.
-            return aged and record.source != "vpic"
+            return aged and self._may_renew(record)
         return aged or record.source.startswith("embedded")
 
     def _outlived(self, result: Vehicle | Rejection) -> bool:
@@ -338,10 +353,6 @@ class Lookup:
         return _age(result.record) >= self.settings.rejection_max_age
 
     # Who is asked
-
-    def _renew_behind(self, vin: VIN) -> None:
-        if self._sources.breaker.pause == 0 and self._renewals.waiting < _MOST_RENEWALS:
-            self._renewals.board([Question(vin)])
 
     async def _ask_again(self, questions: Sequence[Question], plan: Plan) -> dict[VIN, Outcome]:
         """New answers to old questions, as far as there are any: what is old is still better than nothing."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from vin_datasette.vin import VIN
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
     from vin_datasette.lookup import Asked, Lookup, Outcome, Plan
 
@@ -23,11 +26,14 @@ _SLOW_INPUT = 0.2
 """Seconds: to look whether anything has moved, that questions wait for a full call when nothing
 has, and after which an input that comes in drops is taken as far as it came."""
 
+_ENDING = 0.25
+"""Seconds that a thread has to come out of its input when nobody wants more of it."""
+
 _AT_ONCE = 0.1
 """Seconds within which a chunk is answered that nobody had to be asked about."""
 
 
-async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncIterator[list[Outcome]]:
+async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncGenerator[list[Outcome], None]:
     """What many VINs are, in their order, some hundreds at a time.
 
     `asked` is read on a thread, as far ahead of what is taken as keeps the sources busy.
@@ -57,7 +63,9 @@ async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncItera
             if ended or (not done and (path.idle or time.monotonic() - moved > _LONGEST_HOLD)):
                 path.flush()
     finally:
-        # A thread that reads cannot be ended; what it still reads is nobody's.
+        # A thread that reads cannot be ended, only waited for; what it still reads is nobody's.
+        if reading:
+            await asyncio.wait([reading], timeout=_ENDING)
         ending: list[asyncio.Future[Any]] = [*under_way, *([reading] if reading else [])]
         for task in ending:
             task.cancel()
@@ -72,29 +80,39 @@ async def as_answered(
     One for each of `texts`, with None for those that only a source could answer when it is
     not to be asked. What is not taken is not asked.
     """
-    missing: list[Asked] = []
+    # By what they are and not as they were written: two ways to write a VIN are one question.
+    missing: dict[VIN, list[str]] = {}
     for start in range(0, len(texts), CHUNK):
         part = texts[start : start + CHUNK]
         known = await path.known(part)
         for text in part:
             if text in known:
+                if ask:
+                    path.renew(known[text])
                 yield text, known[text]
             elif ask:
-                missing.append((text, None))
+                missing.setdefault(VIN(text), []).append(text)
             else:
                 yield text, None
-    batches = (missing[start : start + path.batch_size] for start in range(0, len(missing), path.batch_size))
-    under_way: dict[asyncio.Task[list[Outcome]], list[Asked]] = {}
+    async with aclosing(_as_landed(path, deque(missing))) as landed:
+        async for vin, outcome in landed:
+            for text in missing[vin]:
+                yield text, outcome
+
+
+async def _as_landed(path: Lookup, waiting: deque[VIN]) -> AsyncGenerator[tuple[VIN, Outcome], None]:
+    """What VINs are, asked in full batches of which a window is under way."""
+    under_way: dict[asyncio.Task[list[Outcome]], list[VIN]] = {}
     try:
-        while True:
-            for batch in islice(batches, max(path.window // path.batch_size - len(under_way), 0)):
-                under_way[asyncio.ensure_future(path.resolve(batch))] = batch
-            if not under_way:
-                return
+        while waiting or under_way:
+            # How many a source takes at once may change at any time.
+            while waiting and sum(map(len, under_way.values())) < path.window:
+                batch = [waiting.popleft() for _ in range(min(path.batch_size, len(waiting)))]
+                under_way[asyncio.ensure_future(path.resolve([(vin, None) for vin in batch]))] = batch
             done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                for (text, _), outcome in zip(under_way.pop(task), task.result(), strict=True):
-                    yield text, outcome
+                for answered in zip(under_way.pop(task), task.result(), strict=True):
+                    yield answered
     finally:
         for task in under_way:
             task.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -91,15 +92,34 @@ async def run(
 
     async with Lookup(settings) as path:
         path.be_patient()
-        async for outcomes in stream(path, asked(), plan):
-            done = [
-                (row, _of_row(row, outcome)) for row, outcome in zip(_first(read, len(outcomes)), outcomes, strict=True)
-            ]
-            account.add(outcome for _, outcome in done)
-            shown = [(row, outcome) for row, outcome in done if isinstance(outcome, (Answer, Failure))]
-            for sink in sinks:
-                await asyncio.to_thread(sink, shown)
-            progress(len(outcomes))
+        async with aclosing(stream(path, asked(), plan)) as answered:
+            async for outcomes in answered:
+                asked_for = _first(read, len(outcomes))
+                done = [(row, _of_row(row, outcome)) for row, outcome in zip(asked_for, outcomes, strict=True)]
+                account.add(outcome for _, outcome in done)
+                shown = [(row, outcome) for row, outcome in done if isinstance(outcome, (Answer, Failure))]
+                await _told(sinks, shown)
+                progress(len(outcomes))
+
+
+async def _told(sinks: Sequence[Sink], shown: Sequence[tuple[Row, Answer | Failure]]) -> None:
+    """Give rows to all sinks, on a thread. Who is cancelled meanwhile waits a moment for it: what is
+    counted should also be told, but a pipe that nobody reads may take for ever."""
+
+    def tell() -> None:
+        for sink in sinks:
+            sink(shown)
+
+    telling = asyncio.ensure_future(asyncio.to_thread(tell))
+    try:
+        await asyncio.shield(telling)
+    except asyncio.CancelledError:
+        await asyncio.wait([telling], timeout=_A_MOMENT)
+        raise
+
+
+_A_MOMENT = 0.2
+"""Seconds that rows which are being told have to come to their end."""
 
 
 def _first(read: deque[Row], count: int) -> list[Row]:

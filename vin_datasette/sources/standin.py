@@ -43,6 +43,8 @@ class WithStandIn:
         self._vpic: VpicSource | None = None
         self._embedded: Source | None = None
         self.breaker = Breaker()
+        # Questions that vPIC failed at one after another, each asked alone.
+        self._choked = 0
         self.patience = 0.0
         """Seconds that questions wait for vPIC to come back where nobody can stand in."""
 
@@ -74,7 +76,12 @@ class WithStandIn:
         ]
         if doubtful:
             # A wrong year can destroy the answer.
-            again = await self._asked([Question(questions[index].vin) for index in doubtful], stand_in)
+            again: list[Record | SourceError]
+            try:
+                again = await self._asked([Question(questions[index].vin) for index in doubtful], stand_in)
+            except SourceError as error:
+                # The others have their answers.
+                again = [error] * len(doubtful)
             for index, second in zip(doubtful, again, strict=True):
                 first = records[index]
                 if isinstance(first, SourceError) or isinstance(second, SourceError):
@@ -122,12 +129,16 @@ class WithStandIn:
         """vPIC's answers, when need be after it has come back."""
         loop = asyncio.get_running_loop()
         gives_up = loop.time() + self.patience
+        tries = 0
         while True:
+            tries += 1
             try:
                 return await self._from_vpic(questions)
             except SourceError as error:
                 # The breaker is told of those who asked; who was refused waits with the others.
                 if not (error.unreachable or not error.asked) or loop.time() >= gives_up:
+                    raise
+                if error.answered and len(questions) == 1 and tries > 1:
                     raise
             pause = min(max(self.breaker.pause, _LOOKING_AGAIN), max(gives_up - loop.time(), 0))
             await asyncio.sleep(pause)
@@ -148,22 +159,25 @@ class WithStandIn:
 
             self._vpic = VpicSource(self._settings)
         try:
-            answers = await _Halving(self._vpic).answers(questions)
+            answers = await _Halving(self._vpic, questions).answers(questions)
         except SourceError as error:
-            self._told(error)
+            self._told(error, alone=len(questions) == 1)
             raise
         except BaseException:
             self.breaker.abandoned()
             raise
+        self._choked = 0
         if self.breaker.succeeded():
             log.warning("vPIC is back")
         return answers
 
-    def _told(self, error: SourceError) -> None:
+    def _told(self, error: SourceError, *, alone: bool) -> None:
         """Keep account of a failure of vPIC, and say it once."""
+        self._choked = self._choked + 1 if alone and error.answered else 0
+        of_one_vin = 0 < self._choked < _DOUBTED and self.breaker.state == "closed"
         if not error.asked:
             self.breaker.abandoned()
-        elif not error.unreachable:
+        elif of_one_vin or not error.unreachable:
             # It is there, and a VIN that it chokes on must not shut it off for others.
             self.breaker.succeeded()
         elif self.breaker.failed(error.retry_after):
@@ -183,17 +197,20 @@ class WithStandIn:
         return await self._embedded.decode(questions)
 
 
-_BELIEVED = 3
-"""Single questions that fail one after another until vPIC is taken to fail for everybody."""
+_DOUBTED, _BELIEVED = 3, 10
+"""Single questions that fail one after another until vPIC may be failing for everybody, and
+until it is taken to, whatever it has answered before."""
 
 
 class _Halving:
     """Asks a batch, and its halves when it fails although vPIC answers something, so that
-    one VIN that vPIC cannot take costs no other its answer."""
+    VINs that vPIC cannot take cost no other its answer."""
 
-    def __init__(self, source: VpicSource) -> None:
+    def __init__(self, source: VpicSource, batch: Sequence[Question]) -> None:
         self._source = source
+        self._batch = batch
         self._failed_alone = 0
+        self._trusted = False
 
     async def answers(self, questions: Sequence[Question], attempts: int | None = None) -> list[Record | SourceError]:
         """A record for each question, or its own error. Raises `SourceError` for all of them."""
@@ -203,16 +220,21 @@ class _Halving:
             if not error.answered:
                 raise
             if len(questions) == 1:
-                return [self._alone(error, is_part=attempts is not None)]
+                return [await self._alone(error, is_part=attempts is not None)]
         else:
-            self._failed_alone = 0
+            self._failed_alone, self._trusted = 0, True
             return [*records]
         middle = len(questions) // 2
         parts = [questions[:middle], questions[middle:]]
         return [answer for part in parts for answer in await self.answers(part, ATTEMPTS_OF_A_HALF)]
 
-    def _alone(self, error: SourceError, *, is_part: bool) -> SourceError:
+    async def _alone(self, error: SourceError, *, is_part: bool) -> SourceError:
+        """The error of one question, unless it is taken for everybody's: then it is raised."""
         self._failed_alone += 1
         if not is_part or self._failed_alone >= _BELIEVED:
             raise error
+        if self._failed_alone >= _DOUBTED and not self._trusted:
+            # VINs alike stand side by side, and fail together; the far end tells whether others do.
+            await self._source.decode(self._batch[-1:], attempts=ATTEMPTS_OF_A_HALF)
+            self._trusted = True
         return error

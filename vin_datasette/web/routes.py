@@ -78,6 +78,8 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
                     datasette, "This VIN is not cached, and you may not look up others: vin-lookup is needed.", 403
                 )
             answer = await path.answer(text)
+        elif answer.how == "stale" and await guard.may(datasette, request.actor, "vin-lookup"):
+            path.renew(answer)
     except SourceError as failure:
         headers = {"Retry-After": str(ceil(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)

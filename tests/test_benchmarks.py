@@ -1,0 +1,38 @@
+"""The benchmarks run: with numbers that say nothing, but through every way that they compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks import fleet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAID = {
+    "calls": ("fetch, in process", "httpx, VIN by VIN", "upstream calls per 1,000 VINs: 25.0"),
+    "memory": ("known, 4,000 lines", "embedded, 40 misses"),
+    "known": ("csv module and SELECT", "fetch, whole command, 30 columns"),
+    "embedded": ("bare decode and executemany", "fetch, in process: share of bare"),
+    "misses": ("200 of one VIN", "met     upstream calls for 200 requests of one VIN: 1 "),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files that the parts share."""
+    return tmp_path_factory.mktemp("fleets")
+
+
+@pytest.mark.parametrize("part", fleet.PARTS)
+def test_each_part_runs(part: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.main(
+        ["--part", part, "--rounds", "1", "--vins", "40", "--latency", "0.02", "--folder", str(folder)],
+    )
+    said = capsys.readouterr().out
+    for words in SAID[part]:
+        assert words in said
+    # Besides what is kept for the next run, nothing is left.
+    assert all(path.suffix in (".db", ".txt", ".csv") for path in folder.iterdir())
