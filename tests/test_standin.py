@@ -403,12 +403,12 @@ class TestWithoutPatience:
 
 
 class TestTheSizeOfABatch:
-    @pytest.mark.parametrize(("source", "size"), [("embedded", 2000), ("auto", 7), ("vpic", 7)])
+    @pytest.mark.parametrize(("source", "size"), [("embedded", EMBEDDED_BATCH), ("auto", 7), ("vpic", 7)])
     async def test_is_what_the_source_takes(self, make_settings: MakeSettings, source: str, size: int) -> None:
         async with opened(make_settings(source=source, batch_size=7)) as sources:
             assert sources.batch_size == size
 
-    @pytest.mark.parametrize(("source", "size"), [("auto", 2000), ("vpic", 7)])
+    @pytest.mark.parametrize(("source", "size"), [("auto", EMBEDDED_BATCH), ("vpic", 7)])
     async def test_while_vpic_is_away_is_that_of_who_answers(
         self, make_settings: MakeSettings, vpic_server: VpicServer, source: str, size: int
     ) -> None:

@@ -109,6 +109,8 @@ class Cache:
             _migrate(writer, self.path)
             # A killed process loses nothing by it, as the file is in WAL mode; a power cut the last answers at most.
             writer.execute("PRAGMA synchronous = NORMAL")
+            # In KB: a VIN has its place anywhere in several indexes, whose pages are better not read anew.
+            writer.execute("PRAGMA cache_size = -32768")
             reader = opened.enter_context(contextlib.closing(_connect(self.path, READ_TIMEOUT)))
             reader.execute("PRAGMA query_only = 1")
             # A text that is no UTF-8, in a row that somebody damaged, must cost that row alone.
@@ -179,16 +181,16 @@ class Cache:
         conditions = ["fetched_at > ?"]
         conditions += ["source IN ('vpic', 'vpic-sibling')"] if by_vpic else []
         conditions += ["error_code = '0'"] if clean else []
-        # One list for all of them: in parts, finding the way to each takes twice as long.
+        # One list in and one text out for all of them: in parts and row by row it takes twice as long.
         sql = (
-            f"SELECT vin FROM {VEHICLES} INDEXED BY {FRESHNESS_INDEX} "  # noqa: S608
+            f"SELECT group_concat(vin, ' ') FROM {VEHICLES} INDEXED BY {FRESHNESS_INDEX} "  # noqa: S608
             f"WHERE vin IN (SELECT value FROM json_each(?)) AND {' AND '.join(conditions)}"
         )
         with self._lock:
             reader, _ = self._open()
-            rows = reader.execute(sql, [json.dumps(vins), _time(since) if since else ""])
-            # Older SQLite ends a text of JSON at a zero byte: what it finds then is not what was asked.
-            return {vin.decode() for (vin,) in rows}.intersection(vins)
+            [(found,)] = reader.execute(sql, [json.dumps(vins), _time(since) if since else ""])
+        # Older SQLite ends a text of JSON at a zero byte: what it finds then is not what was asked.
+        return set((found or b"").decode().split(" ")).intersection(vins)
 
     def sibling(self, descriptor: str) -> Record | None:
         """A record without any error code, of whichever vehicle with this descriptor, that its

@@ -132,7 +132,8 @@ class Lookup:
         self.settings = settings or Settings.load()
         self.cache = Cache(self.settings.db)
         self._sources = WithStandIn(self.settings)
-        places = self.settings.concurrency
+        # More than calls may be in flight, which its client sees to: while some batches are kept, others are asked.
+        places = 2 * self.settings.concurrency
         self._flights: Flights[Answer] = Flights(self._settle, lambda: self._sources.batch_size, places)
         self._renewals: Flights[Answer] = Flights(self._renew, lambda: self._sources.batch_size, places)
         self._leading: dict[str, asyncio.Future[Answer]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from contextlib import aclosing
@@ -38,21 +39,22 @@ async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncGener
 
     `asked` is read on a thread, as far ahead of what is taken as keeps the sources busy.
     """
-    reading: asyncio.Future[list[Asked]] | None = None
+    reader = _Reader(iter(asked))
+    reading: asyncio.Future[bool] | None = None
     under_way: deque[asyncio.Task[list[Outcome]]] = deque()
-    items, ended, moved, size, in_hand = iter(asked), False, time.monotonic(), CHUNK, 0
+    ended, moved, size, in_hand = False, time.monotonic(), CHUNK, 0
     try:
         while not ended or under_way:
             if reading is None and not ended and in_hand < max(path.window, 2 * size):
-                reading = asyncio.ensure_future(asyncio.to_thread(_chunk, items, size))
+                reading = asyncio.ensure_future(asyncio.to_thread(reader.read, size))
             waited_for: list[asyncio.Future[Any]] = [future for future in (reading, *islice(under_way, 1)) if future]
             done, _ = await asyncio.wait(waited_for, timeout=_A_MOMENT, return_when=asyncio.FIRST_COMPLETED)
             if reading in done and reading is not None:
-                chunk, reading = reading.result(), None
-                ended = not chunk
-                if chunk:
-                    in_hand += len(chunk)
-                    under_way.append(asyncio.ensure_future(path.resolve(chunk, plan)))
+                ended, reading = reading.result(), None
+            chunk = reader.taken(all_of_it=reading is None)
+            if chunk:
+                in_hand += len(chunk)
+                under_way.append(asyncio.ensure_future(path.resolve(chunk, plan)))
             while under_way and under_way[0].done():
                 outcomes = under_way.popleft().result()
                 in_hand -= len(outcomes)
@@ -119,11 +121,30 @@ async def _as_landed(path: Lookup, waiting: deque[VIN]) -> AsyncGenerator[tuple[
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
-def _chunk(items: Iterator[Asked], size: int) -> list[Asked]:
-    began = time.monotonic()
-    chunk: list[Asked] = []
-    for item in islice(items, size):
-        chunk.append(item)
-        if time.monotonic() - began > _SLOW_INPUT:
-            break
-    return chunk
+class _Reader:
+    """Reads on a thread, and gives what it has read so far to the loop."""
+
+    def __init__(self, items: Iterator[Asked]) -> None:
+        self._items = items
+        self._read: list[Asked] = []
+        self._taken_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def read(self, size: int) -> bool:
+        """Read so many further items; whether that was the end."""
+        left = size
+        for item in islice(self._items, size):
+            left -= 1
+            with self._lock:
+                self._read.append(item)
+        return left > 0
+
+    def taken(self, *, all_of_it: bool) -> list[Asked]:
+        """What was read and not taken yet; unless it is to be all of it, nothing while the
+        input may soon have given more."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._read or not (all_of_it or now - self._taken_at > _SLOW_INPUT):
+                return []
+            taken, self._read, self._taken_at = self._read, [], now
+        return taken

@@ -73,4 +73,6 @@ def _parquet_in_words(source: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source} cannot be read as Parquet: {error}. Get or write it anew.") from error
+        raise InputError(
+            f"{source} cannot be read as Parquet: {str(error).rstrip('.')}. Get or write it anew."
+        ) from error

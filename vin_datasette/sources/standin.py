@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EMBEDDED_BATCH = 2000
+EMBEDDED_BATCH = 1000
 """VINs that the embedded database decodes at once: enough for all cores, and for few transactions."""
 
 ATTEMPTS_OF_A_HALF = 2
@@ -45,6 +45,8 @@ class WithStandIn:
         self.breaker = Breaker()
         # Questions that vPIC failed at one after another, each asked alone.
         self._choked = 0
+        # When the latest question was asked that vPIC has answered.
+        self._answered_at = 0.0
         self.patience = 0.0
         """Seconds that questions wait for vPIC to come back where nobody can stand in."""
 
@@ -140,7 +142,8 @@ class WithStandIn:
                     raise
                 if error.answered and len(questions) == 1 and tries > 1:
                     raise
-            pause = min(max(self.breaker.pause, _LOOKING_AGAIN), max(gives_up - loop.time(), 0))
+            # Not as long as the breaker says: somebody else's try may bring vPIC back at any time.
+            pause = min(_LOOKING_AGAIN, max(gives_up - loop.time(), 0))
             await asyncio.sleep(pause)
 
     async def _from_vpic(self, questions: Sequence[Question]) -> list[Record | SourceError]:
@@ -158,26 +161,29 @@ class WithStandIn:
             from vin_datasette.sources.vpic import VpicSource
 
             self._vpic = VpicSource(self._settings)
+        began = asyncio.get_running_loop().time()
         try:
             answers = await _Halving(self._vpic, questions).answers(questions)
         except SourceError as error:
-            self._told(error, alone=len(questions) == 1)
+            self._told(error, alone=len(questions) == 1, began=began)
             raise
         except BaseException:
             self.breaker.abandoned()
             raise
-        self._choked = 0
+        self._choked, self._answered_at = 0, began
         if self.breaker.succeeded():
             log.warning("vPIC is back")
         return answers
 
-    def _told(self, error: SourceError, *, alone: bool) -> None:
+    def _told(self, error: SourceError, *, alone: bool, began: float) -> None:
         """Keep account of a failure of vPIC, and say it once."""
+        # Who was asked later and has answered is not away.
+        there = self._answered_at > began
         self._choked = self._choked + 1 if alone and error.answered else 0
         of_one_vin = 0 < self._choked < _DOUBTED and self.breaker.state == "closed"
         if not error.asked:
             self.breaker.abandoned()
-        elif of_one_vin or not error.unreachable:
+        elif there or of_one_vin or not error.unreachable:
             # It is there, and a VIN that it chokes on must not shut it off for others.
             self.breaker.succeeded()
         elif self.breaker.failed(error.retry_after):

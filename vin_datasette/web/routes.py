@@ -65,20 +65,25 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
     `Retry-After` when no source could be asked. How the answer came about is told
     by `Cache-Status` (RFC 9211), `Age` (RFC 9111), `ETag` and `Vin-Source`.
     """
-    refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
+    refusal = _method_refusal(datasette, request, "GET", "HEAD")
     if refusal:
         return refusal
     text = _vin(request)
     path = state_of(datasette).lookup
     try:
         answer = path.cached(text)
+        # Who may ask may see: one look at the permissions, which is most of what an answer costs.
+        may_ask = (answer is None or answer.how == "stale") and await guard.may(datasette, request.actor, "vin-lookup")
+        refusal = None if may_ask else await _sight_refusal(datasette, request)
+        if refusal:
+            return refusal
         if answer is None:
-            if not await guard.may(datasette, request.actor, "vin-lookup"):
+            if not may_ask:
                 return error(
                     datasette, "This VIN is not cached, and you may not look up others: vin-lookup is needed.", 403
                 )
             answer = await path.answer(text)
-        elif answer.how == "stale" and await guard.may(datasette, request.actor, "vin-lookup"):
+        elif may_ask:
             path.renew(answer)
     except SourceError as failure:
         headers = {"Retry-After": str(ceil(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
