@@ -585,11 +585,18 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vin_datasette.breaker, "FIRST_PAUSE", 0.05)
 
 
+def test_batch_that_vpic_alone_refuses_costs_no_other_its_answer(vpic_server: VpicServer) -> None:
+    vins = numbered_vins(1000)
+    vpic_server.fault_for[vins[500]] = Fault.status(503)
+    result = run(*by_vpic(vpic_server, "-f", written(vins)), "--source", "auto")
+    assert summary(result).startswith("1,000 asked: 0 cached, 1,000 fetched (950 by vpic, 50 by embedded)")
+
+
 def test_embedded_database_stands_in_from_where_vpic_left(
     vpic_server: VpicServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     vins = numbered_vins(1000)
-    vpic_server.fault_for[vins[500]] = Fault.status(503)
+    vpic_server.fault_for.update(dict.fromkeys(vins[500:], Fault.status(503)))
     command = by_vpic(vpic_server, "-f", written(vins), "--concurrency", "1")
     result = run(*command, "--source", "auto")
     assert (result.exit_code, summary(result)) == (

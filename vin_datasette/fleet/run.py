@@ -50,20 +50,17 @@ class Account:
         parts = [f"{self.cached:,} cached", fetched, f"{self.rejected:,} rejected", f"{self.failed:,} failed"]
         return f"{self.asked:,} asked: {', '.join(parts)}; {self.seconds:.1f} seconds"
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Iterable[Answer | Failure]) -> None:
         """Count what came of some VINs."""
         for outcome in outcomes:
-            if outcome is KNOWN:
-                self.cached += 1
-            elif isinstance(outcome, Failure):
+            if isinstance(outcome, Failure):
                 self.failed += 1
-            elif isinstance(outcome, Answer):
-                if isinstance(outcome.result, Rejection):
-                    self.rejected += 1
-                elif outcome.cached:
-                    self.cached += 1
-                else:
-                    self.fetched[outcome.result.source] += 1
+            elif isinstance(outcome.result, Rejection):
+                self.rejected += 1
+            elif outcome.cached:
+                self.cached += 1
+            else:
+                self.fetched[outcome.result.source] += 1
 
 
 async def run(
@@ -95,10 +92,12 @@ async def run(
         async with aclosing(stream(path, asked(), plan)) as answered:
             async for outcomes in answered:
                 asked_for = _first(read, len(outcomes))
-                done = [(row, _of_row(row, outcome)) for row, outcome in zip(asked_for, outcomes, strict=True)]
-                account.add(outcome for _, outcome in done)
-                shown = [(row, outcome) for row, outcome in done if isinstance(outcome, (Answer, Failure))]
-                await _told(sinks, shown)
+                known = outcomes.count(KNOWN)
+                account.cached += known
+                if known < len(outcomes):
+                    shown = _shown(asked_for, outcomes)
+                    account.add(outcome for _, outcome in shown)
+                    await _told(sinks, shown)
                 progress(len(outcomes))
 
 
@@ -126,6 +125,10 @@ def _first(read: deque[Row], count: int) -> list[Row]:
     return [read.popleft() for _ in range(count)]
 
 
-def _of_row(row: Row, outcome: Outcome) -> Outcome:
-    """What came of a row, which may not even have been read."""
-    return Answer(Rejection(row.vin, row.problem), "malformed") if row.problem else outcome
+def _shown(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[tuple[Row, Answer | Failure]]:
+    """Rows beside what came of them, without those that are known; a row may not even have been read."""
+    return [
+        (row, Answer(Rejection(row.vin, row.problem), "malformed") if row.problem else outcome)
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if isinstance(outcome, (Answer, Failure))
+    ]
