@@ -190,7 +190,7 @@ class Cache:
             reader, _ = self._open()
             [(found,)] = reader.execute(sql, [json.dumps(vins), _time(since) if since else ""])
         # Older SQLite ends a text of JSON at a zero byte: what it finds then is not what was asked.
-        return set((found or b"").decode().split(" ")).intersection(vins)
+        return set(found.decode().split(" ")).intersection(vins) if found else set()
 
     def sibling(self, descriptor: str) -> Record | None:
         """A record without any error code, of whichever vehicle with this descriptor, that its
