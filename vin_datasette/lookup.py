@@ -460,15 +460,8 @@ def _read(text: str) -> VIN | Answer:
 
 
 async def _to_its_end(work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` returns, done on a thread. Who is cancelled meanwhile goes only when it has
-    come to its end: a file that is closed must not be opened again behind."""
-    made = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        return await asyncio.shield(made)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await made
-        raise
+    """What `work` returns, done on a thread."""
+    return await portal.to_its_end(asyncio.ensure_future(asyncio.to_thread(work, *arguments)))
 
 
 def _family(question: Question) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,6 +65,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 _ENDING = 0.8
 """Seconds that what was interrupted has to keep what it has."""
+
+
+async def to_its_end(made: asyncio.Future[T]) -> T:
+    """What work on a thread comes to. Who is cancelled meanwhile goes only when it has ended:
+    what it works with must be neither closed under its hands nor opened again behind."""
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await made
+        raise
+
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _starting = threading.Lock()

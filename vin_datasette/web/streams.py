@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasette import Response
 from datasette.utils import add_cors_headers
+
+from vin_datasette.portal import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -121,15 +122,8 @@ def own_thread() -> ThreadPoolExecutor:
 
 
 async def finished(thread: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` returns, done on `thread`. Who is cancelled meanwhile goes only when it
-    has come to its end: what it works with cannot be closed under its hands."""
-    made = asyncio.wrap_future(thread.submit(work, *arguments))
-    try:
-        return await asyncio.shield(made)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await made
-        raise
+    """What `work` returns, done on `thread`."""
+    return await to_its_end(asyncio.wrap_future(thread.submit(work, *arguments)))
 
 
 async def in_thread(parts: Generator[Part, None, None]) -> AsyncGenerator[bytes, None]:
