@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import certifi
@@ -77,6 +78,24 @@ def vpic_server() -> Iterator[VpicServer]:
     """A vPIC of the test's own, on a loopback port."""
     with VpicServer() as server:
         yield server
+
+
+class Clock:
+    """A monotonic clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which vPIC is left alone; all else keeps real time."""
+    clock = Clock()
+    monkeypatch.setattr("vin_datasette.breaker.time", SimpleNamespace(monotonic=clock))
+    return clock
 
 
 class MakeSettings(Protocol):

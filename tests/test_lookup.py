@@ -12,7 +12,6 @@ import tempfile
 import time
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +32,7 @@ from vin_datasette.vehicle import interpret
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-    from tests.conftest import MakeSettings
+    from tests.conftest import Clock, MakeSettings
     from tests.vpic_server import VpicServer
     from vin_datasette.record import Record, SourceName
     from vin_datasette.settings import Settings
@@ -62,24 +61,6 @@ async def lookup(make_settings: MakeSettings) -> AsyncIterator[Lookup]:
 @pytest.fixture
 def db(make_settings: MakeSettings) -> Path:
     return make_settings().db
-
-
-class Clock:
-    """A monotonic clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock by which vPIC is left alone; all else keeps real time."""
-    clock = Clock()
-    monkeypatch.setattr("vin_datasette.breaker.time", SimpleNamespace(monotonic=clock))
-    return clock
 
 
 @pytest.fixture

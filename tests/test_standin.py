@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +24,7 @@ from vin_datasette.sources.standin import EMBEDDED_BATCH, WithStandIn
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from tests.conftest import MakeSettings
+    from tests.conftest import Clock, MakeSettings
     from tests.vpic_server import VpicServer
     from vin_datasette.settings import Settings
 
@@ -64,24 +63,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vin_datasette.breaker.FIRST_PAUSE", 0.02)
     monkeypatch.setattr("vin_datasette.breaker.LONGEST_PAUSE", 0.05)
     monkeypatch.setattr("vin_datasette.sources.standin._LOOKING_AGAIN", 0.01)
-
-
-class Clock:
-    """A monotonic clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock by which vPIC is left alone; all else keeps real time."""
-    clock = Clock()
-    monkeypatch.setattr("vin_datasette.breaker.time", SimpleNamespace(monotonic=clock))
-    return clock
 
 
 async def until(true: Callable[[], object]) -> None:
