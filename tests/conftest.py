@@ -18,6 +18,7 @@ import certifi
 import pytest
 from datasette.app import Datasette
 
+from tests.browser import browse, chromium  # noqa: F401 - fixtures
 from tests.vpic_server import VpicServer
 from vin_datasette.cache import Cache
 from vin_datasette.settings import ENVIRONMENT_PREFIX, Settings

@@ -23,7 +23,7 @@ from vin_datasette.schema import VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.vin import VIN, InvalidVIN
-from vin_datasette.web import guard
+from vin_datasette.web import guard, html
 from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, vins_of
 from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
@@ -308,8 +308,7 @@ async def page(request: Request, datasette: Datasette) -> Response:
         "table_path": datasette.urls.table(own.database, VEHICLES),
         "page_path": datasette.urls.path("/-/vin/lookup"),
     }
-    html = await datasette.render_template("vin_lookup.html", context, request=request)
-    return Response.html(html, status=status)
+    return await html.page(datasette, request, "vin_lookup.html", context, status=status)
 
 
 def _is_vin(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -44,6 +44,8 @@ class State:
     database: str
     exports: Slots
     lists: Slots
+    base_scripts: list[str] = field(default_factory=list)
+    """Hashes of the scripts within Datasette's base template, once they are known."""
 
 
 defaults: dict[str, object] = {}
