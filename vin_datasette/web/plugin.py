@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datasette import hookimpl
 
-from vin_datasette.web import guard, routes
+from vin_datasette.schema import VEHICLES
+from vin_datasette.web import guard, lookup_page, refresh, routes, vehicle_page
+from vin_datasette.web.lists import FUNCTION, PARAMETER
 from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record, shown_beside
 from vin_datasette.web.renderer import can_render_parquet, render_parquet
 from vin_datasette.web.state import PLUGIN_NAME, settings_of, start, state_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Awaitable, Callable
 
     from datasette import Request
     from datasette.app import Datasette
+    from jinja2 import Environment
 
 _ROUTES: tuple[tuple[str, Callable[..., Awaitable[Any]]], ...] = (
     (r"/lookup/(?P<vin>.*)$", routes.lookup),
-    (r"/lookup$", routes.page),
+    (r"/lookup$", lookup_page.page),
     (r"/remove/(?P<vin>.*)$", routes.remove),
     (r"/export$", routes.export),
 )
@@ -29,7 +34,12 @@ _ROUTES: tuple[tuple[str, Callable[..., Awaitable[Any]]], ...] = (
 def register_routes(datasette: Datasette) -> list[tuple[str, Callable[..., Awaitable[Any]]]]:
     prefixes = ("/-/vin", "") if settings_of(datasette).short_routes else ("/-/vin",)
     own = [(rf"^{prefix}{pattern}", view) for prefix in prefixes for pattern, view in _ROUTES]
-    return [*own, (r"^/-/vin\.json$", routes.state)]
+    return [
+        *own,
+        (r"^/-/vin/refresh/(?P<vin>.*)$", refresh.refresh),
+        (r"^/-/vin\.json$", routes.state),
+        (r"^/-/vin/lists$", lookup_page.keep_list),
+    ]
 
 
 @hookimpl
@@ -123,10 +133,43 @@ def render_cell(value: Any, column: str, table: str | None, database: str, datas
 
 
 @hookimpl
+def prepare_jinja2_environment(env: Environment, datasette: Datasette) -> None:
+    vehicle_page.offer_template(env, datasette)
+
+
+@hookimpl
+def extra_template_vars(
+    datasette: Datasette, request: Request | None, database: str | None, table: str | None, view_name: str | None
+) -> Callable[[], Awaitable[dict[str, Any]]] | None:
+    if view_name != "row" or table != VEHICLES or request is None or database != state_of(datasette).database:
+        return None
+    return partial(vehicle_page.variables, datasette, request)
+
+
+@hookimpl
 def menu_links(datasette: Datasette, actor: dict[str, Any] | None, request: Request) -> Callable[[], Awaitable[Any]]:
     async def inner() -> list[dict[str, str]]:
         if not await guard.may_see(datasette, actor):
             return []
         return [{"href": datasette.urls.path("/-/vin/lookup"), "label": "Look up a VIN"}]
+
+    return inner
+
+
+@hookimpl
+def prepare_connection(connection: sqlite3.Connection, datasette: Datasette) -> None:
+    # Datasette may connect before this plugin is started.
+    connection.create_function(FUNCTION, 1, lambda name: state_of(datasette).vin_lists.array(str(name)))
+
+
+@hookimpl
+def filters_from_request(
+    request: Request, database: str, table: str, datasette: Datasette
+) -> Callable[[], Awaitable[Any]]:
+    async def inner() -> Any:
+        own, name = state_of(datasette), request.args.get(PARAMETER)
+        if not name or database != own.database or table != VEHICLES:
+            return None
+        return own.vin_lists.filter(name)
 
     return inner

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs
 
 from vin_datasette.lookup import Answer, Failure
 from vin_datasette.many import as_answered
-from vin_datasette.vehicle import Vehicle
+from vin_datasette.vehicle import Rejection, Vehicle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from datasette import Request
 
@@ -37,8 +37,22 @@ class BadBody(ValueError):
         self.unread = unread
 
 
-async def vins_of(request: Request) -> list[str]:
-    """The VINs of a request, as they were written.
+EXTRAS = ("source", "suggested_vin")
+"""What a line can have beside its fields, by the names of the columns of the cache."""
+
+
+def extras_of(values: Iterable[str]) -> list[str]:
+    """The extras that `_extra=` asks for, once or more and separated by commas, in the
+    manner of Datasette's JSON. Raises `BadBody` for one that does not exist."""
+    extras = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    unknown = [name for name in extras if name not in EXTRAS]
+    if unknown:
+        raise BadBody(f"{unknown[0][:64]!r} is no extra; there are {' and '.join(EXTRAS)}.")
+    return extras
+
+
+async def vins_of(request: Request, most: int = MOST_VINS) -> list[str]:
+    """The VINs of a request, `most` of them at most, as they were written.
 
     JSON (`["…"]` or `{"vins": ["…"]}`), a form (`vins=`, with one VIN a line, or `vin=`, as
     often as need be), or text with one VIN a line. Raises `BadBody`.
@@ -52,15 +66,15 @@ async def vins_of(request: Request) -> list[str]:
     if kind == "application/json":
         vins = _from_json(text)
     elif kind == "application/x-www-form-urlencoded":
-        vins = _from_form(text)
+        vins = _from_form(text, most)
     elif kind in ("text/plain", "text/csv"):
         vins = _lines(text)
     else:
         raise BadBody(f"VINs are taken as JSON, as a form or as plain text, not as {kind[:100]}.", 415)
     if not vins:
         raise BadBody("No VIN was given.")
-    if len(vins) > MOST_VINS:
-        words = f"{len(vins):,} VINs are too many for one request: the most are {MOST_VINS:,}."
+    if len(vins) > most:
+        words = f"{len(vins):,} VINs are too many for one request: the most are {most:,}."
         raise BadBody(f"{words} vin-datasette fetch takes any number.", 413)
     return vins
 
@@ -90,11 +104,11 @@ def _from_json(text: str) -> list[str]:
     return vins
 
 
-def _from_form(text: str) -> list[str]:
+def _from_form(text: str, most: int) -> list[str]:
     try:
-        fields = parse_qs(text, max_num_fields=MOST_VINS + 10)
+        fields = parse_qs(text, max_num_fields=most + 10)
     except ValueError:
-        raise BadBody(f"A form has {MOST_VINS:,} VINs at most.", 413) from None
+        raise BadBody(f"A form has {most:,} VINs at most.", 413) from None
     if not fields.keys() & {"vins", "vin"}:
         # What curl sends of a file says that it is a form, unless it is told better.
         raise BadBody("The form has no VIN in a field vin or vins; lines are sent as text/plain.")
@@ -105,17 +119,28 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-async def answer_lines(path: Lookup, vins: Sequence[str], *, ask: bool) -> AsyncGenerator[bytes, None]:
+async def answer_lines(
+    path: Lookup, vins: Sequence[str], *, ask: bool, extras: Sequence[str] = ()
+) -> AsyncGenerator[bytes, None]:
     """A JSON line for each VIN, as it is answered: the six fields of the contract, or the
-    VIN with `ok`, `error`, `status` and `title` where there is no vehicle."""
+    VIN with `ok`, `error`, `status` and `title` where there is no vehicle; and `extras`."""
     answered = as_answered(path, vins, ask=ask)
     try:
         async for text, outcome in answered:
-            line = json.dumps(_line(text, outcome), ensure_ascii=False)
+            line = json.dumps({**_line(text, outcome), **_extra(outcome, extras)}, ensure_ascii=False)
             # Half a surrogate pair, which JSON can give and UTF-8 cannot hold, leaves as the escape it came as.
             yield line.encode("utf-8", "backslashreplace") + b"\n"
     finally:
         await answered.aclose()
+
+
+def _extra(outcome: Outcome | None, extras: Sequence[str]) -> dict[str, str | None]:
+    result = outcome.result if isinstance(outcome, Answer) else None
+    values = {
+        "source": result.record.source if result and result.record else None,
+        "suggested_vin": result.suggested_vin if isinstance(result, Rejection) else None,
+    }
+    return {name: values[name] for name in extras}
 
 
 def _line(text: str, outcome: Outcome | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from datasette import Response
+from datasette import Forbidden, Response
 from datasette.utils import add_cors_headers
 
 from vin_datasette import __version__
@@ -21,10 +21,10 @@ from vin_datasette.cache import CacheError
 from vin_datasette.parquet import MEDIA_TYPE, parquet_parts
 from vin_datasette.schema import VEHICLES
 from vin_datasette.sources import SourceError
-from vin_datasette.vehicle import Rejection, Vehicle
-from vin_datasette.vin import VIN, InvalidVIN
-from vin_datasette.web import guard, html
-from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, vins_of
+from vin_datasette.vehicle import Rejection
+from vin_datasette.web import guard
+from vin_datasette.web.forms import is_form, led_to, uncached
+from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, extras_of, vins_of
 from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
 from vin_datasette.web.streams import Streamed, download_headers, in_thread
@@ -40,24 +40,24 @@ log = logging.getLogger(__name__)
 View = Callable[["Request", "Datasette"], Awaitable[Response]]
 
 
-def _answering(view: View) -> View:
+def answering(view: View) -> View:
     """A view that answers 503 in words where the cache cannot be used at all."""
 
     @functools.wraps(view)
-    async def answering(request: Request, datasette: Datasette) -> Response:
+    async def answered(request: Request, datasette: Datasette) -> Response:
         try:
             return await view(request, datasette)
         except CacheError as failure:
             return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
 
-    return answering
+    return answered
 
 
 RETRY_AFTER = 30
 """Seconds after which to ask again, where no source says better."""
 
 
-@_answering
+@answering
 async def lookup(request: Request, datasette: Datasette) -> Response:
     """`GET /lookup/<vin>`: the six fields of the contract, as JSON.
 
@@ -65,16 +65,16 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
     `Retry-After` when no source could be asked. How the answer came about is told
     by `Cache-Status` (RFC 9211), `Age` (RFC 9111), `ETag` and `Vin-Source`.
     """
-    refusal = _method_refusal(datasette, request, "GET", "HEAD")
+    refusal = method_refusal(datasette, request, "GET", "HEAD")
     if refusal:
         return refusal
-    text = _vin(request)
+    text = vin_of(request)
     path = state_of(datasette).lookup
     try:
         answer = path.cached(text)
         # Who may ask may see: one look at the permissions, which is most of what an answer costs.
         may_ask = (answer is None or answer.how == "stale") and await guard.may(datasette, request.actor, "vin-lookup")
-        refusal = None if may_ask else await _sight_refusal(datasette, request)
+        refusal = None if may_ask else await sight_refusal(datasette, request)
         if refusal:
             return refusal
         if answer is None:
@@ -89,32 +89,41 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
         headers = {"Retry-After": str(ceil(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
     if isinstance(answer.result, Rejection):
-        return error(datasette, answer.result.reason, 404, _provenance(answer))
-    return _json(datasette, request, answer.result.six_fields(cached=answer.cached), _provenance(answer))
+        return error(datasette, answer.result.reason, 404, provenance(answer))
+    return json_answer(datasette, request, answer.result.six_fields(cached=answer.cached), provenance(answer))
 
 
-@_answering
+@answering
 async def remove(request: Request, datasette: Datasette) -> Response:
     """`POST` or `DELETE /remove/<vin>`: `true` when the cache held an answer for the
     VIN and it is gone, else `false`. 403 for who may not, 405 for other methods, 503
-    when the cache cannot be written."""
-    refusal = _method_refusal(datasette, request, "POST", "DELETE")
+    when the cache cannot be written. A browser's form is led to the vehicles (303), where
+    the same is said in words."""
+    refusal = method_refusal(datasette, request, "POST", "DELETE")
     if refusal:
         return refusal
     reason = guard.write_refusal(datasette, request)
+    if reason is None and not await guard.may(datasette, request.actor, "vin-remove"):
+        reason = "You may not remove vehicles from the cache: vin-remove is needed."
     if reason:
-        return error(datasette, reason, 403)
-    if not await guard.may(datasette, request.actor, "vin-remove"):
-        return error(datasette, "You may not remove vehicles from the cache: vin-remove is needed.", 403)
+        return forbidden(datasette, request, reason)
+    text, own = vin_of(request), state_of(datasette)
+    table = uncached(datasette.urls.table(own.database, VEHICLES))
     try:
-        removed = await state_of(datasette).lookup.remove(_vin(request))
+        removed = await own.lookup.remove(text)
     except (sqlite3.Error, CacheError) as failure:
         log.error("The cache could not be written: %s", failure)  # noqa: TRY400
-        return error(datasette, f"The cache could not be written: {failure}", 503, {"Retry-After": str(RETRY_AFTER)})
+        words = f"The cache could not be written: {failure}"
+        if is_form(request):
+            return led_to(datasette, request, table, f"{text[:40]} is not removed. {words}", datasette.ERROR)
+        return error(datasette, words, 503, {"Retry-After": str(RETRY_AFTER)})
+    if is_form(request):
+        told = f"{text[:40]} is removed from the cache." if removed else f"The cache held nothing for {text[:40]}."
+        return led_to(datasette, request, table, told)
     return _respond(datasette, json.dumps(removed), 200, {})
 
 
-@_answering
+@answering
 async def export(request: Request, datasette: Datasette) -> Response:
     """`GET /export`: the vehicles of the cache as one Parquet file, streamed.
 
@@ -123,7 +132,7 @@ async def export(request: Request, datasette: Datasette) -> Response:
     400 for columns and filters that do not exist, 403 for who may not, 429 with
     `Retry-After` when as many exports as are allowed are under way.
     """
-    refusal = _method_refusal(datasette, request, "GET", "HEAD")
+    refusal = method_refusal(datasette, request, "GET", "HEAD")
     if refusal:
         return refusal
     if not await guard.may(datasette, request.actor, "vin-export"):
@@ -156,10 +165,10 @@ def too_many_exports(datasette: Datasette) -> Response:
     return error(datasette, words, 429, {"Retry-After": str(RETRY_AFTER)})
 
 
-@_answering
+@answering
 async def state(request: Request, datasette: Datasette) -> Response:
     """`GET /-/vin.json`: versions, rows, the health of the sources, what is in flight."""
-    refusal = _method_refusal(datasette, request, "GET", "HEAD") or await _sight_refusal(datasette, request)
+    refusal = method_refusal(datasette, request, "GET", "HEAD") or await sight_refusal(datasette, request)
     if refusal:
         return refusal
     own = state_of(datasette)
@@ -184,10 +193,18 @@ def error(datasette: Datasette, reason: str, status: int, headers: dict[str, str
     return _respond(datasette, json.dumps(body, ensure_ascii=False), status, headers or {})
 
 
+def forbidden(datasette: Datasette, request: Request, reason: str) -> Response:
+    """The refusal of a write: Datasette's error JSON, or for a browser's form its error page. Raises `Forbidden` then."""
+    if is_form(request):
+        raise Forbidden(reason)
+    return error(datasette, reason, 403)
+
+
 _MISSED = "vin-datasette; fwd=uri-miss"
 
 
-def _provenance(answer: Answer) -> dict[str, str]:
+def provenance(answer: Answer) -> dict[str, str]:
+    """The headers that tell how an answer came about: `Vin-Source`, `Cache-Status` (RFC 9211) and `Age` (RFC 9111)."""
     record = answer.result.record
     if record is None:
         return {}
@@ -195,14 +212,16 @@ def _provenance(answer: Answer) -> dict[str, str]:
         stored = "; stored" if answer.stored else ""
         return {"Vin-Source": record.source, "Cache-Status": f'vin-datasette; fwd=uri-miss{stored}; detail="sibling"'}
     if not answer.cached:
-        return {"Vin-Source": record.source, "Cache-Status": f"{_MISSED}; stored" if answer.stored else _MISSED}
+        forwarded = "vin-datasette; fwd=request" if answer.how == "refresh" else _MISSED
+        return {"Vin-Source": record.source, "Cache-Status": f"{forwarded}; stored" if answer.stored else forwarded}
     age = max(0, int((datetime.now(timezone.utc) - record.fetched_at).total_seconds()))
     # A stale answer has no life left (RFC 9211, section 2.4); it is being asked about anew.
     status = "vin-datasette; hit; ttl=0" if answer.how == "stale" else "vin-datasette; hit"
     return {"Vin-Source": record.source, "Cache-Status": status, "Age": str(age)}
 
 
-def _json(datasette: Datasette, request: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
+def json_answer(datasette: Datasette, request: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    """`body` with a validator (`ETag`, RFC 9110); 304 for who has it already."""
     text = json.dumps(body, ensure_ascii=False)
     etag = f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
     # Stored answers are to be asked about again: removal must be seen at once.
@@ -219,40 +238,45 @@ def _respond(datasette: Datasette, body: str, status: int, headers: dict[str, st
     return Response(body, status=status, headers=headers, content_type="application/json")
 
 
-def _vin(request: Request) -> str:
+def vin_of(request: Request) -> str:
+    """The text of a path that is to be a VIN."""
     return unquote(request.url_vars["vin"], errors="replace")
 
 
-def _method_refusal(datasette: Datasette, request: Request, *methods: str) -> Response | None:
+def method_refusal(datasette: Datasette, request: Request, *methods: str) -> Response | None:
+    """The refusal (405) of a method that a route does not know, or None."""
     if request.method in methods:
         return None
     allowed = ", ".join(methods)
     return error(datasette, f"{request.method} is not allowed here; use {allowed}.", 405, {"Allow": allowed})
 
 
-async def _sight_refusal(datasette: Datasette, request: Request) -> Response | None:
+async def sight_refusal(datasette: Datasette, request: Request) -> Response | None:
+    """The refusal (403) of an actor who may not see the vehicles, or None."""
     if await guard.may_see(datasette, request.actor):
         return None
     return error(datasette, "You may not see the vehicles: view-table is needed.", 403)
 
 
-@_answering
+@answering
 async def many(request: Request, datasette: Datasette) -> Response:
     """`POST /lookup`: up to 10,000 VINs as JSON, form or text in, one JSON line each out,
     as they are answered, the cached ones first.
 
-    A line has the six fields of the contract, or the VIN with Datasette's error JSON. Who
-    may not ask a source gets what is cached. 403 for who may not see the vehicles and for
+    A line has the six fields of the contract, or the VIN with Datasette's error JSON;
+    `_extra=source` and `_extra=suggested_vin` add who answered and what vPIC believes was
+    meant. Who may not ask a source gets what is cached. 403 for who may not see the vehicles and for
     other sites' pages, 400, 413 and 415 in words for what is no list of VINs, 429 with
     `Retry-After` when as many lists as are allowed are under way.
     """
-    refusal = await _sight_refusal(datasette, request)
+    refusal = await sight_refusal(datasette, request)
     if refusal:
         return refusal
     reason = guard.write_refusal(datasette, request)
     if reason:
         return error(datasette, reason, 403)
     try:
+        extras = extras_of(request.args.getlist("_extra"))
         vins = await vins_of(request)
     except BadBody as problem:
         # A server would read what is still to come of it to its end, to be able to use the connection
@@ -268,7 +292,7 @@ async def many(request: Request, datasette: Datasette) -> Response:
     if datasette.cors:
         add_cors_headers(headers)
     return Streamed(
-        answer_lines(own.lookup, vins, ask=ask),
+        answer_lines(own.lookup, vins, ask=ask, extras=extras),
         request.receive,
         headers=headers,
         content_type=JSON_LINES,
@@ -276,44 +300,3 @@ async def many(request: Request, datasette: Datasette) -> Response:
         slots=own.lists,
         failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),
     )
-
-
-@_answering
-async def page(request: Request, datasette: Datasette) -> Response:
-    """`GET /lookup`: a page with one box. With `?vin=` it leads to the vehicle, or says why there is none."""
-    if request.method == "POST":
-        return await many(request, datasette)
-    refusal = _method_refusal(datasette, request, "GET", "HEAD", "POST") or await _sight_refusal(datasette, request)
-    if refusal:
-        return refusal
-    text = (request.args.get("vin") or "").strip()
-    own = state_of(datasette)
-    reason, suggested, status = None, None, 200
-    if text:
-        try:
-            answer = own.lookup.cached(text)
-            if answer is None and not await guard.may(datasette, request.actor, "vin-lookup"):
-                reason, status = "This VIN is not cached, and you may not look up others.", 403
-            else:
-                answer = answer or await own.lookup.answer(text)
-                if isinstance(answer.result, Vehicle):
-                    return Response.redirect(datasette.urls.row(own.database, VEHICLES, answer.result.vin))
-                reason, suggested, status = answer.result.reason, answer.result.suggested_vin, 404
-        except (SourceError, CacheError) as failure:
-            reason, status = f"No source could be asked: {failure}", 503
-    context = {
-        "vin": text[:64],
-        "reason": reason,
-        "suggested_vin": suggested if suggested and _is_vin(suggested) else None,
-        "table_path": datasette.urls.table(own.database, VEHICLES),
-        "page_path": datasette.urls.path("/-/vin/lookup"),
-    }
-    return await html.page(datasette, request, "vin_lookup.html", context, status=status)
-
-
-def _is_vin(text: str) -> bool:
-    try:
-        VIN(text)
-    except InvalidVIN:
-        return False
-    return True

@@ -17,6 +17,7 @@ from datasette.utils import StartupError
 from vin_datasette.cache import CacheError
 from vin_datasette.lookup import Lookup
 from vin_datasette.settings import SettingError, Settings
+from vin_datasette.web.lists import Lists
 from vin_datasette.web.streams import Slots
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class State:
     database: str
     exports: Slots
     lists: Slots
+    vin_lists: Lists = field(default_factory=Lists)
     base_scripts: list[str] = field(default_factory=list)
     """Hashes of the scripts within Datasette's base template, once they are known."""
 

@@ -1,0 +1,124 @@
+"""`GET /lookup`: the page with one box, and what it asks the server beside `POST /lookup`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from datasette import Response
+
+from vin_datasette.schema import VEHICLES
+from vin_datasette.sources import SourceError
+from vin_datasette.vehicle import Vehicle
+from vin_datasette.vin import VIN, InvalidVIN
+from vin_datasette.web import guard, html
+from vin_datasette.web.posted import BadBody, vins_of
+from vin_datasette.web.routes import answering, error, many, method_refusal, sight_refusal
+from vin_datasette.web.state import state_of
+
+if TYPE_CHECKING:
+    from datasette import Request
+    from datasette.app import Datasette
+
+    from vin_datasette.web.state import State
+
+MOST_LISTED = 50_000
+"""VINs of a list that is kept for a table page; as many as the page itself takes."""
+
+
+@answering
+async def page(request: Request, datasette: Datasette) -> Response:
+    """`GET /lookup`: a page with one box for one VIN or many.
+
+    With `?vin=` it leads to the vehicle (302), or says why there is none: 404 for a VIN
+    that is rejected, 403 for one that is not cached and may not be asked about, 503 where
+    no source could be asked. `POST` is `routes.many`.
+    """
+    if request.method == "POST":
+        return await many(request, datasette)
+    refusal = method_refusal(datasette, request, "GET", "HEAD", "POST") or await sight_refusal(datasette, request)
+    if refusal:
+        return refusal
+    own = state_of(datasette)
+    text = (request.args.get("vin") or "").strip()
+    answered = await _answered(datasette, request, text) if text else {}
+    if isinstance(answered, Response):
+        return answered
+    context = {
+        "vin": text[:64],
+        "note": _note(own),
+        "table_path": datasette.urls.table(own.database, VEHICLES),
+        "page_path": datasette.urls.path("/-/vin/lookup"),
+        "lists_path": datasette.urls.path("/-/vin/lists"),
+        **answered,
+    }
+    return await html.page(datasette, request, "vin_lookup.html", context, status=answered.get("status", 200))
+
+
+async def _answered(datasette: Datasette, request: Request, text: str) -> Response | dict[str, Any]:
+    """The way to the vehicle, or what the page says of a VIN that has none."""
+    own = state_of(datasette)
+    try:
+        answer = own.lookup.cached(text)
+        if answer is None and not await guard.may(datasette, request.actor, "vin-lookup"):
+            return {"reason": "This VIN is not cached, and you may not look up others.", "status": 403}
+        answer = answer or await own.lookup.answer(text)
+    except SourceError as failure:
+        return {"reason": f"No source could be asked: {failure}", "status": 503, "again": True}
+    if isinstance(answer.result, Vehicle):
+        return Response.redirect(datasette.urls.row(own.database, VEHICLES, answer.result.vin))
+    suggested = answer.result.suggested_vin
+    return {
+        "reason": answer.result.reason,
+        "status": 404,
+        "suggested_vin": suggested if suggested and _is_vin(suggested) else None,
+        "doubted_vin": suggested,
+    }
+
+
+def _note(own: State) -> dict[str, Any] | None:
+    """What to know of the sources before one asks, where vPIC itself does not answer."""
+    health = own.lookup.health()
+    if health["source"] == "embedded":
+        words = "Answers come from the copy of vPIC's database within this server, as it is set up not to ask the API."
+        return {"words": words, "warns": False}
+    vpic = health["vpic"]
+    if isinstance(vpic, dict) and vpic["retry_in"]:
+        stands_in = (
+            "Its embedded copy answers, and each vehicle says so."
+            if health["source"] == "auto"
+            else "What is cached is answered."
+        )
+        words = f"vPIC cannot be reached just now, and is tried again in {vpic['retry_in']} seconds. {stands_in}"
+        return {"words": words, "warns": True}
+    return None
+
+
+def _is_vin(text: str) -> bool:
+    try:
+        VIN(text)
+    except InvalidVIN:
+        return False
+    return True
+
+
+@answering
+async def keep_list(request: Request, datasette: Datasette) -> Response:
+    """`POST /-/vin/lists`: keep a list of VINs for a table page.
+
+    Takes what `POST /lookup` takes, up to 50,000 VINs, and answers `{"ok": true, "list":
+    name, "vins": how many}`; `/vin/vehicles?_list=name` shows those of them that are
+    cached. Kept in memory: when the server is started anew the list has to be given again.
+    """
+    refusal = method_refusal(datasette, request, "POST") or await sight_refusal(datasette, request)
+    if refusal:
+        return refusal
+    reason = guard.write_refusal(datasette, request)
+    if reason:
+        return error(datasette, reason, 403)
+    try:
+        vins = await vins_of(request, most=MOST_LISTED)
+    except BadBody as problem:
+        return error(datasette, str(problem), problem.status)
+    name, count = state_of(datasette).vin_lists.keep(vins)
+    return Response(json.dumps({"ok": True, "list": name, "vins": count}), content_type="application/json")
