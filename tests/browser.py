@@ -52,7 +52,8 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def browse(chromium: Browser) -> AsyncIterator[Browse]:
-    """Open pages that fail the test when a script on them fails or is refused. See `Browse`."""
+    """Open pages that fail the test when a script on them fails or is refused, or when they
+    ask for anything that is not on loopback. See `Browse`."""
     opened: list[BrowserContext] = []
     said: list[str] = []
 
@@ -62,6 +63,7 @@ async def browse(chromium: Browser) -> AsyncIterator[Browse]:
         opened.append(context)
         page = await context.new_page()
         page.on("pageerror", lambda error: said.append(f"{page.url}: {error}"))
+        page.on("request", lambda request: None if _is_local(request.url) else said.append(request.url))
         page.on("console", lambda message: said.append(message.text) if _is_refusal(message.text) else None)
         return page
 
@@ -69,6 +71,10 @@ async def browse(chromium: Browser) -> AsyncIterator[Browse]:
     for context in opened:
         await context.close()
     assert not said, said
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "data:", "blob:"))
 
 
 def _is_refusal(text: str) -> bool:

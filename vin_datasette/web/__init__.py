@@ -2,32 +2,23 @@
 `static/`, in the package that its entry point names: this one."""
 
 from vin_datasette.web.plugin import (
+    canned_queries as canned_queries,
+    database_actions as database_actions,
+    extra_css_urls as extra_css_urls,
     extra_js_urls as extra_js_urls,
-)
-from vin_datasette.web.plugin import (
+    extra_template_vars as extra_template_vars,
+    filters_from_request as filters_from_request,
     get_metadata as get_metadata,
-)
-from vin_datasette.web.plugin import (
+    homepage_actions as homepage_actions,
     menu_links as menu_links,
-)
-from vin_datasette.web.plugin import (
     permission_allowed as permission_allowed,
-)
-from vin_datasette.web.plugin import (
     permission_resources_sql as permission_resources_sql,
-)
-from vin_datasette.web.plugin import (
+    prepare_connection as prepare_connection,
+    prepare_jinja2_environment as prepare_jinja2_environment,
     register_actions as register_actions,
-)
-from vin_datasette.web.plugin import (
     register_output_renderer as register_output_renderer,
-)
-from vin_datasette.web.plugin import (
     register_routes as register_routes,
-)
-from vin_datasette.web.plugin import (
     render_cell as render_cell,
-)
-from vin_datasette.web.plugin import (
     startup as startup,
+    table_actions as table_actions,
 )

@@ -1,6 +1,6 @@
 // @ts-check
 // A list of VINs and what is known of each: asked in parts, stopped, resumed, never twice.
-import { answers, Refused } from "./stream.js";
+import { answers, newToken, Refused } from "./stream.js";
 import { finding, LENGTH, normalise } from "./vin.js";
 
 /** @typedef {import("./stream.js").Answer} Answer */
@@ -97,8 +97,10 @@ export class List {
   /** Ask about everything that has no answer yet, failures again. Returns when there is nothing more to do. */
   async run() {
     const stop = new AbortController();
+    const interrupted = this.phase === "interrupted";
     this.asking = stop;
     this.#begin();
+    if (interrupted) this.token = await newToken(this.url, this.token);
     /** @type {Set<string>} */
     const asked = new Set();
     try {

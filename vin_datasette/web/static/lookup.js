@@ -9,6 +9,9 @@ import { MOST_CHARACTERS, NoVins, vinsIn } from "./texts.js";
 const A_PAUSE = 250;
 const MOST_LINES_SHOWN = 8;
 
+/** Characters of a paste that a browser takes long to type into a box, line by line. */
+const LONG_PASTE = 20_000;
+
 const main = element("vin-lookup", HTMLElement);
 const form = element("vin-form", HTMLFormElement);
 const file = element("vin-file", HTMLInputElement);
@@ -32,6 +35,13 @@ box.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   form.requestSubmit();
+});
+box.addEventListener("paste", (event) => {
+  const text = event.clipboardData?.getData("text/plain") ?? "";
+  if (text.length < LONG_PASTE) return;
+  event.preventDefault();
+  box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
+  box.dispatchEvent(new Event("input"));
 });
 form.addEventListener("submit", (event) => {
   const vins = read(box.value);

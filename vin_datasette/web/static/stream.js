@@ -52,6 +52,18 @@ export async function* answers(url, token, vins, signal) {
   }
 }
 
+/**
+ * A new token: a server that was started anew, without a secret that it keeps, knows none of its old ones.
+ * @param {string} url
+ * @param {string} token The old one, where there is no better.
+ * @returns {Promise<string>}
+ */
+export async function newToken(url, token) {
+  const html = await fetch(url).then((response) => (response.ok ? response.text() : "")).catch(() => "");
+  const main = new DOMParser().parseFromString(html, "text/html").querySelector("main");
+  return main?.dataset.token ?? token;
+}
+
 /** @param {Response} response @returns {Promise<Refused>} */
 async function refusal(response) {
   const said = await response.json().catch(() => ({}));

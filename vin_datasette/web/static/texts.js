@@ -99,7 +99,7 @@ function words(cell) {
   return parts.length > 1 && normalise(cell).length !== LENGTH && parts.every(resembles) ? parts : parts.length ? [cell] : [];
 }
 
-/** Whether a text could be meant as a VIN. @param {string} text @returns {boolean} */
+/** Whether a text could be meant as a VIN: each ends in digits (49 CFR 565.15(d)(3)). @param {string} text @returns {boolean} */
 function resembles(text) {
-  return /^[A-Z0-9]{15,19}$/.test(normalise(text));
+  return /^(?=.*\d)[A-Z0-9]{15,19}$/.test(normalise(text));
 }
