@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 """The browser, where this machine has one."""
 
-_ARGUMENTS = [
+ARGUMENTS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -30,6 +30,7 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+"""What it is started with: nothing of it leaves this machine."""
 
 
 class Browse(Protocol):
@@ -45,7 +46,7 @@ async def chromium() -> AsyncIterator[Browser]:
     if not CHROMIUM:
         pytest.skip("No Chromium was found: apt-get install chromium, or name it in CHROMIUM")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS, timeout=60_000)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=60_000)
         yield browser
         await browser.close()
 

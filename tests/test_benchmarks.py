@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import fleet
+from benchmarks import fleet, page
+from tests.browser import CHROMIUM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,3 +37,11 @@ def test_each_part_runs(part: str, folder: Path, capsys: pytest.CaptureFixture[s
         assert words in said
     # Besides what is kept for the next run, nothing is left.
     assert all(path.suffix in (".db", ".txt", ".csv") for path in folder.iterdir())
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="No Chromium was found")
+def test_the_page_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page.main(["--rounds", "1", "--vins", "60", "--latency", "0.02", "--folder", str(folder)])
+    said = capsys.readouterr().out
+    assert "cached, a tenth of them" in said
+    assert "met     elements of the page" in said

@@ -587,3 +587,81 @@ class TestThroughALookup:
             for vin in VINS[:5]:
                 assert isinstance(await lookup.answer(vin), Answer)
         assert [call.vins for call in vpic_server.calls] == [(vin,) for vin in VINS[:5]]
+
+
+# Who leaves
+
+
+async def test_questions_whose_caller_has_left_are_not_sent() -> None:
+    async with far(at_once=1, batch_size=2) as there:
+        there.ask(A, B)
+        await until(lambda: there.left)
+        rest = there.ask(C, D)
+        there.flights.leave([C, D])
+        assert there.flights.waiting == 0
+        assert all(isinstance(outcome, SourceError) for outcome in await outcomes(rest))
+        there.land(0)
+        await never(lambda: len(there.left) > 1)
+
+
+async def test_question_that_another_waits_for_is_sent_though_one_has_left() -> None:
+    async with far(at_once=1, batch_size=2) as there:
+        there.ask(A, B)
+        await until(lambda: there.left)
+        there.ask(C, D)
+        [other] = there.ask(C)
+        there.flights.leave([C, D])
+        there.land(0)
+        await until(lambda: len(there.left) == 2)
+        assert there.left[1] == vins(C)
+        there.land(1)
+        assert await other == C.vin
+
+
+async def test_question_that_is_on_its_way_lands_though_its_caller_has_left() -> None:
+    async with far(at_once=1, batch_size=2) as there:
+        [first, _] = there.ask(A, B)
+        await until(lambda: there.left)
+        there.flights.leave([A, B])
+        [again] = there.ask(A)
+        assert again is first
+        there.land(0)
+        assert await again == A.vin
+
+
+async def test_question_can_be_asked_again_after_it_was_left() -> None:
+    async with far(at_once=1, batch_size=2) as there:
+        there.ask(A, B)
+        await until(lambda: there.left)
+        there.ask(C)
+        there.flights.leave([C])
+        [again] = there.ask(C)
+        there.land(0)
+        await until(lambda: len(there.left) == 2)
+        there.land(1)
+        assert await again == C.vin
+
+
+async def test_held_questions_that_are_left_hold_nobody_up() -> None:
+    async with far(at_once=1, batch_size=3) as there:
+        there.ask(A, B, hold=True)
+        there.flights.leave([A, B])
+        there.ask(C)
+        await until(lambda: there.left == [vins(C)])
+        assert there.flights.waiting == 0
+
+
+async def test_many_vins_that_nobody_wants_any_more_are_not_asked(
+    make_settings: MakeSettings, vpic_server: VpicServer
+) -> None:
+    vpic_server.latency = 0.05
+    async with Lookup(make_settings(source="vpic", batch_size=5, concurrency=1)) as path:
+        work = asyncio.create_task(path.resolve([(vin, None) for vin in VINS[:100]]))
+        await until(lambda: vpic_server.calls)
+        work.cancel()
+        await asyncio.wait([work])
+        await path.answer(VINS[150])
+    asked = [vin for call in vpic_server.calls for vin in call.vins]
+    assert asked[-1] == VINS[150]
+    # No more than what was on its way: the places are two for each call in flight.
+    assert len(asked) <= 2 * 5 + 1

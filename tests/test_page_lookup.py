@@ -354,7 +354,8 @@ async def test_a_dropped_file_becomes_a_list(site: Site, browse: Browse) -> None
         """(text) => {
             const data = new DataTransfer();
             data.items.add(new File([text], "vins.txt", { type: "text/plain" }));
-            document.getElementById("vin-help").dispatchEvent(new DragEvent("drop", { bubbles: true, dataTransfer: data }));
+            const drop = new DragEvent("drop", { bubbles: true, dataTransfer: data });
+            document.getElementById("vin-help").dispatchEvent(drop);
         }""",
         "\n".join(vins),
     )

@@ -26,6 +26,7 @@ LONGEST_GATHERING = 0.05
 """Seconds that the first of them waits at most for a full batch."""
 
 _ENDED = "the lookup was ended before a source answered"
+_LEFT = "nobody waited for an answer any longer"
 
 
 class Flights(Generic[T]):
@@ -48,6 +49,8 @@ class Flights(Generic[T]):
         self._batch_size = batch_size
         self._at_once = at_once
         self._under_way: dict[VIN, asyncio.Future[T]] = {}
+        # How many wait for each.
+        self._wanted: dict[VIN, int] = {}
         self._waiting: deque[Question] = deque()
         # Of those that wait, the last that may wait for a full batch.
         self._held = 0
@@ -70,7 +73,7 @@ class Flights(Generic[T]):
 
         With `hold` they wait until they fill a batch or `flush` is called: who has many more
         to ask makes fewer calls. Others wait for the same futures: await them shielded, and
-        never cancel one.
+        never cancel one; who waits no longer may say so by `leave`.
         """
         loop = asyncio.get_running_loop()
         waited = len(self._waiting)
@@ -82,10 +85,28 @@ class Flights(Generic[T]):
                 # Nobody may be left to take the error when all who waited have gone.
                 flight.add_done_callback(_seen)
                 self._waiting.append(question)
+            self._wanted[question.vin] = self._wanted.get(question.vin, 0) + 1
             boarded.append(flight)
         self._held = self._held + len(self._waiting) - waited if hold else 0
         self._dispatch()
         return boarded
+
+    def leave(self, questions: Iterable[Question]) -> None:
+        """Take back questions that were boarded, once each: those for which nobody else waits
+        are not sent, if they have not left yet. Their futures end with a `SourceError`."""
+        unwanted = set()
+        for question in questions:
+            if question.vin in self._wanted:
+                self._wanted[question.vin] -= 1
+                if self._wanted[question.vin] == 0:
+                    unwanted.add(question.vin)
+        gone = [question.vin for question in self._waiting if question.vin in unwanted]
+        kept = [question for question in self._waiting if question.vin not in unwanted]
+        self._held = sum(
+            question.vin not in unwanted for question in [*self._waiting][len(self._waiting) - self._held :]
+        )
+        self._waiting = deque(kept)
+        self._fail(gone, SourceError(_LEFT, asked=False))
 
     def flush(self) -> None:
         """Hold nothing any longer."""
@@ -177,12 +198,14 @@ class Flights(Generic[T]):
                     self._fail([vin], result)
                     continue
                 flight = self._under_way.pop(vin)
+                self._wanted.pop(vin)
                 if not flight.done():
                     flight.set_result(result)
 
     def _fail(self, vins: Iterable[VIN], error: SourceError) -> None:
         for vin in vins:
             flight = self._under_way.pop(vin, None)
+            self._wanted.pop(vin, None)
             if flight and not flight.done():
                 flight.set_exception(error)
 

@@ -359,14 +359,13 @@ class Lookup:
         """New answers to old questions, as far as there are any: what is old is still better than nothing."""
         if not questions or (self.settings.source != "embedded" and self._sources.breaker.pause > 0):
             return {}
-        flights = self._renewals.board(questions, hold=plan.hold)
-        outcomes = await _landed(questions, flights)
+        outcomes = await _landed(self._renewals, questions, self._renewals.board(questions, hold=plan.hold))
         return {vin: outcome for vin, outcome in outcomes.items() if not isinstance(outcome, Failure)}
 
     async def _ask(self, questions: Sequence[Question], plan: Plan) -> dict[VIN, Outcome]:
         """Answers that the cache does not have. Of siblings the first is asked, and the others wait for it."""
         if not self.settings.siblings:
-            return await _landed(questions, self._flights.board(questions, hold=plan.hold))
+            return await _landed(self._flights, questions, self._flights.board(questions, hold=plan.hold))
         found: dict[VIN, Outcome] = {**await _to_its_end(self._from_siblings, questions)}
         leaders: dict[str, Question] = {}
         alone, led, awaited = [], [], set()
@@ -386,12 +385,12 @@ class Lookup:
         for key, flight in zip(leaders, flights, strict=False):
             self._leading[key] = flight
             flight.add_done_callback(partial(self._led, key))
-        found.update(await _landed(first, flights))
+        found.update(await _landed(self._flights, first, flights))
         if awaited:
             await asyncio.wait(awaited)
         found.update(await _to_its_end(self._from_siblings, led))
         rest = [question for question in led if question.vin not in found]
-        found.update(await _landed(rest, self._flights.board(rest, hold=plan.hold)))
+        found.update(await _landed(self._flights, rest, self._flights.board(rest, hold=plan.hold)))
         return found
 
     def _led(self, key: str, _: asyncio.Future[Answer]) -> None:
@@ -469,11 +468,17 @@ def _family(question: Question) -> str | None:
     return None if question.model_year else family(question.vin)
 
 
-async def _landed(questions: Sequence[Question], flights: Sequence[asyncio.Future[Answer]]) -> dict[VIN, Outcome]:
-    """What came of questions that are under way, when all have landed."""
-    if flights:
-        await asyncio.wait(flights)
-    return {question.vin: _outcome(question, flight) for question, flight in zip(questions, flights, strict=True)}
+async def _landed(
+    flights: Flights[Answer], questions: Sequence[Question], boarded: Sequence[asyncio.Future[Answer]]
+) -> dict[VIN, Outcome]:
+    """What came of questions that were boarded, when all have landed."""
+    try:
+        if boarded:
+            await asyncio.wait(boarded)
+    except asyncio.CancelledError:
+        flights.leave(questions)
+        raise
+    return {question.vin: _outcome(question, flight) for question, flight in zip(questions, boarded, strict=True)}
 
 
 def _outcome(question: Question, flight: asyncio.Future[Answer]) -> Answer | Failure:
