@@ -147,6 +147,7 @@ function start(vins, title) {
   hint.textContent = "";
   echo.hidden = true;
   box.rows = 1;
+  box.scrollTop = 0;
   document.getElementById("vin-reason")?.remove();
   const begun = new List(vins, main.dataset.lookup ?? "", main.dataset.token ?? "", () => {
     if (begun === list) view.show();

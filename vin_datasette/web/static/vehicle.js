@@ -4,13 +4,6 @@
 // The base template of Datasette 0.65 names no language (WCAG 2.2, 3.1.1).
 document.documentElement.lang ||= "en";
 
-// A refresh leads here past the copy that the browser keeps. Bookmarks and links need not say so.
-const address = new URL(location.href);
-if (address.searchParams.has("_ttl")) {
-  address.searchParams.delete("_ttl");
-  history.replaceState(history.state, "", address);
-}
-
 const form = document.getElementById("vehicle-remove");
 const sure = document.getElementById("vehicle-sure");
 if (form instanceof HTMLFormElement && sure instanceof HTMLDialogElement) {
