@@ -58,15 +58,15 @@ async def _in_words() -> AsyncIterator[None]:
         raise CacheError(f"The cache cannot be read: {error}.") from error
 
 
-async def may_see(datasette: Datasette, actor: dict[str, Any] | None) -> bool:
-    """Whether an actor may see the table of vehicles. Raises `CacheError` where the database cannot be read."""
+async def may_see(datasette: Datasette, actor: dict[str, Any] | None, table: str = VEHICLES) -> bool:
+    """Whether an actor may see a table of the cache. Raises `CacheError` where the database cannot be read."""
     database = state_of(datasette).database
     if hasattr(datasette, "allowed"):
-        return await _allowed(datasette, actor, "view-table", database)
+        return await _allowed(datasette, actor, "view-table", database, table)
     try:
         async with _in_words():
             await datasette.ensure_permissions(
-                actor, [("view-table", (database, VEHICLES)), ("view-database", database), "view-instance"]
+                actor, [("view-table", (database, table)), ("view-database", database), "view-instance"]
             )
     except Forbidden:
         return False
@@ -83,10 +83,12 @@ async def may(datasette: Datasette, actor: dict[str, Any] | None, action: Action
     )
 
 
-async def _allowed(datasette: Datasette, actor: dict[str, Any] | None, action: str, database: str) -> bool:
+async def _allowed(
+    datasette: Datasette, actor: dict[str, Any] | None, action: str, database: str, table: str = VEHICLES
+) -> bool:
     from datasette.resources import TableResource
 
-    resource = TableResource(database=database, table=VEHICLES)
+    resource = TableResource(database=database, table=table)
     async with _in_words():
         return bool(await datasette.allowed(action=action, resource=resource, actor=actor))
 

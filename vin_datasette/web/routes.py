@@ -23,7 +23,7 @@ from vin_datasette.schema import VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection
 from vin_datasette.web import guard
-from vin_datasette.web.forms import is_form, led_to, uncached
+from vin_datasette.web.forms import is_form, led_to
 from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, extras_of, vins_of
 from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
@@ -108,7 +108,7 @@ async def remove(request: Request, datasette: Datasette) -> Response:
     if reason:
         return forbidden(datasette, request, reason)
     text, own = vin_of(request), state_of(datasette)
-    table = uncached(datasette.urls.table(own.database, VEHICLES))
+    table = datasette.urls.table(own.database, VEHICLES)
     try:
         removed = await own.lookup.remove(text)
     except (sqlite3.Error, CacheError) as failure:
@@ -194,7 +194,8 @@ def error(datasette: Datasette, reason: str, status: int, headers: dict[str, str
 
 
 def forbidden(datasette: Datasette, request: Request, reason: str) -> Response:
-    """The refusal of a write: Datasette's error JSON, or for a browser's form its error page. Raises `Forbidden` then."""
+    """The refusal of a write: Datasette's error JSON. Raises `Forbidden` for a browser's form, which Datasette
+    answers with a page."""
     if is_form(request):
         raise Forbidden(reason)
     return error(datasette, reason, 403)
