@@ -23,8 +23,7 @@ from vin_datasette import VIN, Lookup, Rejected, Rejection, SourceError, Vehicle
 from vin_datasette.breaker import FIRST_PAUSE
 from vin_datasette.cache import CacheError
 from vin_datasette.lookup import Answer, Failure
-from vin_datasette.sources import Question
-from vin_datasette.sources import vpic as vpic_module
+from vin_datasette.sources import Question, vpic as vpic_module
 from vin_datasette.sources.embedded import EmbeddedSource
 from vin_datasette.sources.vpic import VpicSource
 from vin_datasette.vehicle import interpret

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import ultravin
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from benchmarks import siblings as measurement
 from vin_datasette.record import Record, SourceName

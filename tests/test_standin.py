@@ -17,8 +17,7 @@ from vin_datasette import VIN, Lookup, SourceError
 from vin_datasette.breaker import FIRST_PAUSE
 from vin_datasette.lookup import Failure
 from vin_datasette.record import Record
-from vin_datasette.sources import Question
-from vin_datasette.sources import vpic as vpic_module
+from vin_datasette.sources import Question, vpic as vpic_module
 from vin_datasette.sources.standin import EMBEDDED_BATCH, WithStandIn
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import ultravin
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from vin_datasette.attributes import ATTRIBUTES, CONTRACT_ATTRIBUTES, Attribute, Value
 from vin_datasette.record import Record, read_error_codes

@@ -9,8 +9,7 @@ import unicodedata
 
 import pytest
 import ultravin
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from vin_datasette.vin import ALPHABET, VIN, InvalidVIN, check_digit, normalise
 

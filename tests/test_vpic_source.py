@@ -21,8 +21,7 @@ from tests.conftest import numbered_vins
 from tests.vpic_server import Fault, VpicServer, black_hole, closed_port
 from vin_datasette import VIN, Settings, SourceError, __version__
 from vin_datasette.settings import DEFAULT_VPIC_URL, SettingError
-from vin_datasette.sources import Question
-from vin_datasette.sources import vpic as vpic_module
+from vin_datasette.sources import Question, vpic as vpic_module
 from vin_datasette.sources.vpic import VpicSource
 
 if TYPE_CHECKING:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Migrations
 
-from vin_datasette.schema import CHANGES, FRESHNESS_INDEX, MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.schema import (
+    CHANGES,
+    CHARTED,
+    CHARTS_INDEX,
+    FRESHNESS_INDEX,
+    MIGRATION_SET,
+    REJECTIONS,
+    SERIALS_INDEX,
+    VEHICLES,
+)
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -124,3 +133,17 @@ def m002_changes_and_siblings(db: Database) -> None:
     vehicles = db.table(VEHICLES)
     vehicles.create_index(["vin", "fetched_at", "source", "error_code"], index_name=FRESHNESS_INDEX)
     vehicles.create_index(["descriptor", "error_code", "source"])
+
+
+@migrations()
+def m003_charts_and_analyses(db: Database) -> None:
+    """Indexes for charts of a fleet and for the questions that its owner asks."""
+    vehicles = db.table(VEHICLES)
+    for column in ("fuel_type", "plant_country"):
+        vehicles.create_index([column, "vin"])
+    # All charted columns, so that a chart never reads the rows, which hold whole records.
+    vehicles.create_index(CHARTED, index_name=CHARTS_INDEX)
+    # The serial number and who made the vehicle (49 CFR 565.15): equal serials lie together.
+    db.execute(f"CREATE INDEX {SERIALS_INDEX} ON {VEHICLES} (substr(vin, 12), substr(vin, 1, 3), vin)")
+    db.table(REJECTIONS).create_index(["reason", "vin", "suggested_vin"])
+    db.table(CHANGES).create_index(["replaced_at"])

@@ -6,9 +6,18 @@ CHANGES = "changes"
 
 MIGRATION_SET = "vin_datasette"
 
-MIGRATION_NAMES = ("m001_vehicles_and_rejections", "m002_changes_and_siblings")
+MIGRATION_NAMES = ("m001_vehicles_and_rejections", "m002_changes_and_siblings", "m003_charts_and_analyses")
 """The steps of `migrations.py` in their order; known without importing them, so that
 opening an up-to-date cache costs little."""
 
 FRESHNESS_INDEX = "idx_vehicles_vin_fetched_at_source_error_code"
 """Holds all that tells whether a vehicle is to be asked about again: a fleet is checked without reading its rows."""
+
+CHARTED = ("make", "model_year", "body_class", "fuel_type", "plant_country")
+"""The columns of which charts are drawn, in the order of their index."""
+
+CHARTS_INDEX = "idx_vehicles_charts"
+"""Holds all charted columns: a fleet is counted by any of them without reading its rows."""
+
+SERIALS_INDEX = "idx_vehicles_serials"
+"""Holds the VINs by serial number and maker."""

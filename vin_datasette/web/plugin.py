@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from datasette import hookimpl
 
 from vin_datasette.schema import VEHICLES
-from vin_datasette.web import guard, lookup_page, refresh, routes, vehicle_page
+from vin_datasette.web import analyses, guard, lookup_page, refresh, routes, vehicle_page, ways_in
+from vin_datasette.web.charts import can_render_charts, render_charts
 from vin_datasette.web.lists import FUNCTION, PARAMETER
 from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record, shown_beside
 from vin_datasette.web.renderer import can_render_parquet, render_parquet
@@ -43,8 +44,11 @@ def register_routes(datasette: Datasette) -> list[tuple[str, Callable[..., Await
 
 
 @hookimpl
-def register_output_renderer() -> dict[str, Any]:
-    return {"extension": "parquet", "render": render_parquet, "can_render": can_render_parquet}
+def register_output_renderer() -> list[dict[str, Any]]:
+    return [
+        {"extension": "parquet", "render": render_parquet, "can_render": can_render_parquet},
+        {"extension": "charts", "render": render_charts, "can_render": can_render_charts},
+    ]
 
 
 @hookimpl
@@ -53,6 +57,7 @@ def startup(datasette: Datasette) -> Callable[[], Awaitable[None]]:
         state = await start(datasette)
         if hasattr(datasette, "set_column_metadata"):
             await _describe(datasette, state.database)
+            await analyses.store(datasette)
 
     return inner
 
@@ -88,8 +93,10 @@ def get_metadata(datasette: Datasette, database: str | None) -> dict[str, Any]:
 
 
 @hookimpl
-def permission_allowed(datasette: Datasette, actor: dict[str, Any] | None, action: str) -> bool | None:
+def permission_allowed(datasette: Datasette, actor: dict[str, Any] | None, action: str, resource: Any) -> Any:
     """Datasette 0.65."""
+    if action == "view-query":
+        return analyses.permits(datasette, actor, *resource)
     return guard.plugin_allows(datasette, actor, action)
 
 
@@ -110,6 +117,8 @@ def permission_resources_sql(datasette: Datasette, actor: dict[str, Any] | None,
     """Datasette 1.0."""
     from datasette.permissions import PermissionSQL
 
+    if action == "view-query":
+        return _query_rules(datasette, actor)
     allows = guard.plugin_allows(datasette, actor, action)
     if allows is None:
         return None
@@ -117,19 +126,45 @@ def permission_resources_sql(datasette: Datasette, actor: dict[str, Any] | None,
     return PermissionSQL.allow(reason=f"vin-datasette {said} {action}", _allow=allows)
 
 
+async def _query_rules(datasette: Datasette, actor: dict[str, Any] | None) -> Any:
+    from datasette.permissions import PermissionSQL
+
+    denials = await analyses.denials(datasette, actor)
+    return PermissionSQL(sql=denials) if denials else None
+
+
 @hookimpl
-def extra_js_urls(datasette: Datasette, database: str | None, table: str | None) -> list[dict[str, Any]]:
-    if table not in TABLES or database != state_of(datasette).database:
-        return []
-    return [{"url": datasette.urls.static_plugins(PLUGIN_NAME, "columns.js"), "module": True}]
+def canned_queries(datasette: Datasette, database: str) -> dict[str, dict[str, Any]]:
+    """Datasette 0.65; 1.0 has them from the start."""
+    return analyses.canned(datasette, database)
+
+
+@hookimpl
+def extra_js_urls(
+    datasette: Datasette, database: str | None, table: str | None, view_name: str | None, request: Request | None
+) -> Callable[[], Awaitable[list[dict[str, Any]]]]:
+    async def inner() -> list[dict[str, Any]]:
+        ours = await ways_in.scripts(datasette, view_name, database, table, request)
+        if table in TABLES and database == state_of(datasette).database:
+            ours.append({"url": datasette.urls.static_plugins(PLUGIN_NAME, "columns.js"), "module": True})
+        return ours
+
+    return inner
+
+
+@hookimpl
+def extra_css_urls(datasette: Datasette, database: str | None, table: str | None, view_name: str | None) -> list[str]:
+    return ways_in.styles(datasette, view_name, database, table)
 
 
 @hookimpl
 def render_cell(value: Any, column: str, table: str | None, database: str, datasette: Datasette) -> Any:
-    """A whole record is folded: it is some hundred lines."""
-    if column != "record" or table not in TABLES or database != state_of(datasette).database:
+    """A whole record is folded: it is some hundred lines. A VIN in a query's result leads to its vehicle."""
+    if database != state_of(datasette).database:
         return None
-    return fold_record(value)
+    if table is None:
+        return analyses.linked_vin(datasette, column, value)
+    return fold_record(value) if column == "record" and table in TABLES else None
 
 
 @hookimpl
@@ -147,19 +182,32 @@ def extra_template_vars(
 
 
 @hookimpl
-def menu_links(datasette: Datasette, actor: dict[str, Any] | None, request: Request) -> Callable[[], Awaitable[Any]]:
-    async def inner() -> list[dict[str, str]]:
-        if not await guard.may_see(datasette, actor):
-            return []
-        return [{"href": datasette.urls.path("/-/vin/lookup"), "label": "Look up a VIN"}]
-
-    return inner
+def menu_links(datasette: Datasette, actor: dict[str, Any] | None) -> Callable[[], Awaitable[Any]]:
+    return partial(ways_in.lookup_links, datasette, actor)
 
 
 @hookimpl
-def prepare_connection(connection: sqlite3.Connection, datasette: Datasette) -> None:
+def homepage_actions(datasette: Datasette, actor: dict[str, Any] | None) -> Callable[[], Awaitable[Any]]:
+    """Datasette 1.0."""
+    return partial(ways_in.lookup_links, datasette, actor)
+
+
+@hookimpl
+def database_actions(datasette: Datasette, actor: dict[str, Any] | None, database: str) -> Callable[[], Awaitable[Any]]:
+    return partial(ways_in.lookup_links, datasette, actor, database)
+
+
+@hookimpl
+def table_actions(
+    datasette: Datasette, actor: dict[str, Any] | None, database: str, table: str, request: Request | None
+) -> Callable[[], Awaitable[Any]]:
+    return partial(ways_in.table_links, datasette, actor, database, table, request)
+
+
+@hookimpl
+def prepare_connection(conn: sqlite3.Connection, datasette: Datasette) -> None:
     # Datasette may connect before this plugin is started.
-    connection.create_function(FUNCTION, 1, lambda name: state_of(datasette).vin_lists.array(str(name)))
+    conn.create_function(FUNCTION, 1, lambda name: state_of(datasette).vin_lists.array(str(name)))
 
 
 @hookimpl

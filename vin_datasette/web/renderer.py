@@ -5,11 +5,9 @@ that are asked for one after another pass over rows or meet them twice."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
 
 import pyarrow as pa
 from datasette import Response
@@ -17,6 +15,7 @@ from datasette.database import QueryInterrupted
 from datasette.utils import escape_sqlite, sqlite3, sqlite_timelimit
 
 from vin_datasette.parquet import MEDIA_TYPE, Encoder, Part
+from vin_datasette.web.page_query import PageError, page_query
 from vin_datasette.web.routes import error, too_many_exports
 from vin_datasette.web.state import state_of
 from vin_datasette.web.streams import Streamed, download_headers, finished, own_thread
@@ -28,35 +27,7 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
     from datasette.database import Database
 
-# What a page is asked with; what the reader asked for stands beside it.
-_PAGING = {
-    "_extra": "query",
-    "_shape": "arrays",
-    "_size": "1",
-    "_labels": "off",
-    "_nofacet": "1",
-    "_nocount": "1",
-}
-_NOT_PASSED_ON = {
-    *_PAGING,
-    "_next",
-    "_dl",
-    "_stream",
-    "_nl",
-    "_json",
-    "_extra",
-    "_facet",
-    "_facet_array",
-    "_facet_date",
-}
-_HEADERS_NOT_PASSED_ON = {"host", "accept", "accept-encoding", "connection", "content-length", "range", "if-none-match"}
-
-
 Row = tuple[Any, ...]
-
-
-class PageError(Exception):
-    """A page that Datasette did not give; the message is its own."""
 
 
 async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
@@ -91,7 +62,8 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
             pages = _one_page([tuple(row) for row in rows])
             kinds = await _kinds(db, table, {}, columns, "")
         elif table:
-            pages = _query_pages(datasette, db, *await _page_query(datasette, request))
+            page = await page_query(datasette, request)
+            pages = _query_pages(datasette, db, page.sql, page.parameters)
             kinds = await _kinds(db, table, {}, columns, "")
         else:
             parameters = _parameters(request, sql or "")
@@ -137,19 +109,6 @@ def _refusal(datasette: Datasette, reason: str) -> Response:
 
 async def _one_page(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
     yield rows
-
-
-async def _page_query(datasette: Datasette, request: Request) -> tuple[str, dict[str, Any]]:
-    """The SQL of a table's or view's page without its limit, and its parameters, as Datasette
-    tells them to the same actor. Raises `PageError`."""
-    path = re.sub(r"\.parquet$", ".json", request.scope.get("route_path") or request.path)
-    asked = [pair for pair in parse_qsl(request.query_string, keep_blank_values=True) if pair[0] not in _NOT_PASSED_ON]
-    headers = {key: value for key, value in request.headers.items() if key.lower() not in _HEADERS_NOT_PASSED_ON}
-    answer = await datasette.client.get(f"{path}?{urlencode([*asked, *_PAGING.items()])}", headers=headers)
-    told = json.loads(answer.text).get("query") if answer.status_code == 200 else None
-    if not told:
-        raise PageError(f"the page was answered with status {answer.status_code}")
-    return re.sub(r"\s+limit \d+(?:\s+offset \d+)?\s*$", "", told["sql"]), told["params"]
 
 
 async def _query_pages(
