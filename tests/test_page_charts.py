@@ -49,6 +49,8 @@ async def test_the_page_of_charts_is_accessible(url: str, browse: Browse, scheme
     await page.goto(f"{url}/vin/vehicles.charts")
     await page.get_by_text("The years as a list").click()
     assert await violations(page) == []
+    await page.set_viewport_size({"width": 360, "height": 740})
+    assert await violations(page) == []
 
 
 async def test_the_page_of_charts_fits_a_phone(url: str, browse: Browse) -> None:

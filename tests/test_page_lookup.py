@@ -523,6 +523,8 @@ async def test_the_page_is_accessible_in_every_state(own_site: Site, browse: Bro
     await page.locator("#vin-stop").click()
     await done(page, "Stopped")
     assert await violations(page) == []
+    await page.set_viewport_size({"width": 360, "height": 740})
+    assert await violations(page) == []
 
 
 async def test_the_page_fits_a_phone(site: Site, browse: Browse) -> None:

@@ -896,6 +896,8 @@ async def test_page_is_accessible(site: Site, browse: Browse, scheme: str) -> No
     for vin in (WRONG_CHECK_DIGIT, "5YJ3E1EA2KF317000"):
         await page.goto(site.page(vin))
         assert await violations(page) == []
+    await page.set_viewport_size({"width": 360, "height": 740})
+    assert await violations(page) == []
     await page.get_by_role("button", name="Remove").click()
     await page.get_by_role("dialog").wait_for()
     assert await violations(page) == []
