@@ -417,7 +417,7 @@ async def test_what_could_not_be_asked_is_said_and_can_be_asked_again(own_site: 
     await paste(page, "\n".join(vins))
     await page.keyboard.press("Enter")
     assert "3 could not be asked" in await done(page)
-    await page.locator("button[data-show=failed]").click()
+    await page.locator("button[data-show=open]").click()
     assert "No source could be asked" in (await cells(page, 3))[2]
     async with page.expect_request(own_site.page.replace("/lookup", "/-/vin/lookup") + "*") as again:
         await page.locator("#vin-resume").click()
@@ -546,3 +546,59 @@ async def test_the_page_says_that_the_embedded_copy_answers(tmp_path: Path, brow
         await page.keyboard.press("Enter")
         assert "2 answered by the embedded copy of vPIC's database" in await done(page)
         assert (await cells(page, 1))[-1] == "new, embedded"
+
+
+async def test_a_list_is_there_again_after_going_back_and_after_a_reload(site: Site, browse: Browse) -> None:
+    vins = fresh(3, 9500)
+    page = await browse()
+    await page.goto(site.page)
+    await paste(page, "\n".join([*vins, LETTER_O]))
+    await page.keyboard.press("Enter")
+    await done(page)
+    await page.locator("button[data-show=rejected]").click()
+    await page.locator(f"button:has-text('Take {HONDA}')").click()
+    await page.locator("#vin-status", has_text="4 found").wait_for()
+    await page.locator("button[data-show=all]").click()
+    await page.locator("#vin-rows a").first.click()
+    await page.wait_for_url(f"**/vehicles/{vins[0]}")
+    for again in (page.go_back, page.reload):
+        await again()
+        assert "4 of 4. 4 found, 4 of them cached" in await done(page)
+    await page.goto(site.table)
+    await page.goto(site.page)
+    assert await page.locator("#vin-list").is_hidden()
+
+
+async def test_the_csv_of_the_rows_is_a_file(site: Site, browse: Browse) -> None:
+    page = await browse()
+    await page.goto(site.page)
+    await paste(page, f"{PETERBILT}\n{HONDA}")
+    await page.keyboard.press("Enter")
+    await page.locator("#vin-links").wait_for()
+    async with page.expect_download() as saved:
+        await page.locator("#vin-links a[data-format='.csv']").click()
+    rows = list(csv.DictReader(io.StringIO((await (await saved.value).path()).read_text("utf-8"))))
+    assert {row["vin"] for row in rows} == {PETERBILT, HONDA}
+    assert "record" not in rows[0]
+
+
+async def test_what_is_not_answered_can_be_shown_alone(own_site: Site, browse: Browse) -> None:
+    own_site.vpic.latency = 1.0
+    page = await browse()
+    await page.goto(own_site.page)
+    await paste(page, "\n".join(fresh(60, 0)))
+    await page.keyboard.press("Enter")
+    await page.locator("#vin-rows tr.found").nth(9).wait_for()
+    assert (await page.locator("#vin-status").inner_text()).startswith("Looking up: ")
+    await page.locator("#vin-stop").click()
+    await done(page, "Stopped")
+    await page.locator("button[data-show=open]").click()
+    assert await page.locator("#vin-rows tr.waiting").count() == await page.locator("#vin-rows tr").count() >= 10
+
+
+async def test_an_empty_box_asks_for_a_vin(site: Site, browse: Browse) -> None:
+    page = await browse()
+    await page.goto(site.page)
+    await paste(page, "  \n ")
+    await page.keyboard.press("Enter")
+    await page.locator("#vin-hint.bad", has_text="Type or paste a VIN first.").wait_for()

@@ -832,7 +832,7 @@ async def test_page_escapes_what_vpic_says(make_instance: MakeInstance, vpic_ser
 
 
 def suggestion_of(page: str) -> str | None:
-    found = re.search(r'<p>vPIC suggests <a class="vin-code" href="([^"]+)">([^<]+)</a>.</p>', page)
+    found = re.search(r'<p>Likely meant: <a class="vin-code" href="([^"]+)">([^<]+)</a>.</p>', page)
     return found and found[1]
 
 

@@ -1,7 +1,8 @@
-"""Words for a terminal: one line each, and nothing that a terminal would obey."""
+"""Words for people; for a terminal one line each, and nothing that a terminal would obey."""
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,14 @@ def told(rejection: Rejection) -> str:
     """A rejection in one line, with the VIN that was likely meant."""
     meant = f" Suggested: {rejection.suggested_vin}" if rejection.suggested_vin else ""
     return printable(f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}")
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, as people say it: `30 seconds`, `5 minutes`."""
+    return f"{ceil(seconds)} seconds" if seconds < _LONG else f"{ceil(seconds / 60)} minutes"
+
+
+_LONG = 120
 
 
 def printable(text: str) -> str:

@@ -113,7 +113,7 @@ order by year, plant, pairs.vin, pairs.other_vin""",
         "rejections_and_why",
         "Rejected VINs and why",
         "VINs for which there is no vehicle, by reason, the most frequent reason first, each with the VIN that vPIC "
-        "believes was meant; ! marks a position in doubt.",
+        "believes was meant; ! marks a position in doubt. What is no VIN at all is refused at once, and not kept.",
         """\
 with reasons as (
   select reason, count(*) as vins_with_this_reason

@@ -15,6 +15,7 @@ from vin_datasette.web import guard, html
 from vin_datasette.web.posted import BadBody, vins_of
 from vin_datasette.web.routes import answering, error, many, method_refusal, sight_refusal
 from vin_datasette.web.state import state_of
+from vin_datasette.words import duration
 
 if TYPE_CHECKING:
     from datasette import Request
@@ -89,7 +90,7 @@ def _note(own: State) -> dict[str, Any] | None:
             if health["source"] == "auto"
             else "What is cached is answered."
         )
-        words = f"vPIC cannot be reached just now, and is tried again in {vpic['retry_in']} seconds. {stands_in}"
+        words = f"vPIC cannot be reached just now, and is tried again in {duration(vpic['retry_in'])}. {stands_in}"
         return {"words": words, "warns": True}
     return None
 

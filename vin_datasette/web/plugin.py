@@ -89,7 +89,9 @@ def get_metadata(datasette: Datasette, database: str | None) -> dict[str, Any]:
     if database not in (None, own):
         return {}
     said = ((datasette._metadata_local or {}).get("databases") or {}).get(own) or {}  # noqa: SLF001
-    return {"databases": {own: {"tables": shown_beside(said.get("tables") or {})}}}
+    # 1.0 hides what begins with an underscore.
+    tables = {**shown_beside(said.get("tables") or {}), "_sqlite_migrations": {"hidden": True}}
+    return {"databases": {own: {"tables": tables}}}
 
 
 @hookimpl

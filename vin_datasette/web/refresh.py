@@ -21,6 +21,7 @@ from vin_datasette.web.routes import (
     vin_of,
 )
 from vin_datasette.web.state import state_of
+from vin_datasette.words import duration
 
 if TYPE_CHECKING:
     from datasette import Request, Response
@@ -90,7 +91,7 @@ def _no_vehicle(outcome: Answer | Failure) -> str:
 
 def _not_asked(own: State, vehicle: Vehicle) -> str:
     seconds = _retry_in(own)
-    when = f"in {seconds} seconds" if seconds else "later"
+    when = f"in {duration(seconds)}" if seconds else "later"
     return (
         f"vPIC could not be asked just now, so the answer of {vehicle.record.fetched_at:%Y-%m-%d} stays. "
         f"Try again {when}."

@@ -39,7 +39,7 @@ export class Row {
   }
 }
 
-/** What of a list is done. @typedef {{waiting: number, found: number, rejected: number, failed: number, cached: number, embedded: number, answered: number}} Counts */
+/** What of a list is done; `open` are those without an answer. @typedef {{waiting: number, found: number, rejected: number, failed: number, open: number, cached: number, embedded: number, answered: number}} Counts */
 
 export class List {
   /**
@@ -65,6 +65,8 @@ export class List {
     this.answeredHere = 0;
     /** @type {number} */
     this.pending = 0;
+    /** How many VINs were taken in the place of others. */
+    this.replaced = 0;
     /** Rows by their VIN: one that is listed twice is asked once. @type {Map<string, Row[]>} */
     this.byVin = new Map();
     for (const row of this.rows) this.#index(row);
@@ -72,13 +74,14 @@ export class List {
 
   /** @returns {Counts} */
   get counts() {
-    const counts = { waiting: 0, found: 0, rejected: 0, failed: 0, cached: 0, embedded: 0, answered: 0 };
+    const counts = { waiting: 0, found: 0, rejected: 0, failed: 0, open: 0, cached: 0, embedded: 0, answered: 0 };
     for (const row of this.rows) {
       counts[row.state] += 1;
       if (row.answer?.["Cached Result?"]) counts.cached += 1;
-      if (row.answer?.source?.startsWith("embedded")) counts.embedded += 1;
+      if (row.state === "found" && row.answer?.source?.startsWith("embedded")) counts.embedded += 1;
     }
     counts.answered = counts.found + counts.rejected;
+    counts.open = counts.waiting + counts.failed;
     return counts;
   }
 
@@ -130,6 +133,7 @@ export class List {
     if (others.length) this.byVin.set(row.vin, others);
     else this.byVin.delete(row.vin);
     row.instead_of ??= row.written;
+    this.replaced += 1;
     row.written = row.vin = vin;
     row.answer = this.byVin.get(vin)?.[0].answer ?? null;
     this.#index(row);

@@ -4,7 +4,7 @@ import { csvOf } from "./save.js";
 
 /** @typedef {import("./list.js").List} List */
 /** @typedef {import("./list.js").Row} Row */
-/** @typedef {import("./list.js").State} State */
+/** @typedef {"all" | "found" | "rejected" | "open"} Shown */
 
 const ROWS = 100;
 
@@ -35,6 +35,7 @@ export class ListView {
     this.title = element("vin-list-title", HTMLElement);
     this.progress = element("vin-progress", HTMLProgressElement);
     this.status = element("vin-status", HTMLElement);
+    this.announced = element("vin-announced", HTMLElement);
     this.trouble = element("vin-trouble", HTMLElement);
     this.body = element("vin-rows", HTMLTableSectionElement);
     this.stop = element("vin-stop", HTMLButtonElement);
@@ -45,10 +46,12 @@ export class ListView {
     this.filters = [...this.section.querySelectorAll("button[data-show]")];
     /** @type {List | null} */
     this.list = null;
-    /** @type {State | "all"} */
+    /** @type {Shown} */
     this.shown = "all";
     this.page = 0;
     this.said = 0;
+    /** @type {import("./list.js").Phase} */
+    this.phase = "ready";
     /** What each row of the table shows. @type {{row: Row, key: string}[]} */
     this.drawn = [];
     this.linked = "";
@@ -82,7 +85,7 @@ export class ListView {
     element("vin-save", HTMLButtonElement).addEventListener("click", () => this.#save());
     for (const button of this.filters) {
       button.addEventListener("click", () => {
-        this.shown = /** @type {State | "all"} */ (button.getAttribute("data-show"));
+        this.shown = /** @type {Shown} */ (button.getAttribute("data-show"));
         this.page = 0;
         this.show();
       });
@@ -102,9 +105,12 @@ export class ListView {
     const running = list.phase === "running";
     this.progress.max = list.rows.length;
     this.progress.value = counts.answered;
-    if (!running || Date.now() - this.said > SAID_EVERY) {
+    this.status.textContent = this.#words(list);
+    // A screen reader would speak every change.
+    if (list.phase !== this.phase || Date.now() - this.said > SAID_EVERY) {
       this.said = Date.now();
-      this.status.textContent = this.#words(list);
+      this.phase = list.phase;
+      this.announced.textContent = this.status.textContent;
     }
     this.trouble.hidden = list.phase !== "interrupted";
     const words = list.retryAfter ? `${list.trouble} Ask again in ${list.retryAfter} seconds.` : list.trouble;
@@ -117,10 +123,10 @@ export class ListView {
     if (focused === this.resume && this.resume.hidden) (this.stop.hidden ? this.title : this.stop).focus();
     const numbers = { all: list.rows.length, ...counts };
     for (const button of this.filters) {
-      const kind = /** @type {State | "all"} */ (button.getAttribute("data-show"));
+      const kind = /** @type {Shown} */ (button.getAttribute("data-show"));
       button.setAttribute("aria-pressed", String(kind === this.shown));
       button.lastElementChild?.replaceChildren(number(numbers[kind]));
-      button.toggleAttribute("hidden", kind === "failed" && !numbers.failed && this.shown !== "failed");
+      button.toggleAttribute("hidden", kind === "open" && (running || !numbers.open) && this.shown !== "open");
     }
     if (running || !counts.found) this.links.hidden = true;
     else void this.#link(list);
@@ -134,7 +140,7 @@ export class ListView {
     if (embedded) parts.push(`${number(embedded)} answered by the embedded copy of vPIC's database`);
     if (list.repeated) parts.push(`${number(list.repeated)} listed more than once`);
     const left = list.phase === "running" ? list.secondsLeft : null;
-    const heading = { ready: "", running: "Looking up", stopped: "Stopped", interrupted: "Interrupted", done: "Done" }[list.phase];
+    const heading = { ready: "Ready", running: "Looking up", stopped: "Stopped", interrupted: "Interrupted", done: "Done" }[list.phase];
     const rest = left === null ? "" : ` About ${duration(left)} left.`;
     return `${heading}: ${number(answered)} of ${number(list.rows.length)}. ${parts.join(", ")}.${rest}`;
   }
@@ -142,7 +148,7 @@ export class ListView {
   /** @param {List} list */
   #showRows(list) {
     const numbered = list.rows.map((row, index) => ({ row, index }));
-    const rows = this.shown === "all" ? numbered : numbered.filter(({ row }) => row.state === this.shown);
+    const rows = numbered.filter(({ row }) => isShown(row, this.shown));
     this.page = Math.max(0, Math.min(this.page, Math.ceil(rows.length / ROWS) - 1));
     const start = this.page * ROWS;
     const part = rows.slice(start, start + ROWS);
@@ -226,11 +232,12 @@ export class ListView {
     const key = vins.join();
     if (this.linked !== key) {
       this.linked = key;
+      this.links.hidden = true;
       const filter = vins.length <= VINS_IN_ADDRESS ? `vin__in=${key}` : await this.#remembered(list, vins);
       if (this.linked !== key) return;
       for (const link of this.links.querySelectorAll("a")) {
         const format = link.dataset.format ?? "";
-        link.href = `${this.main.dataset.table}${format}?${filter}${format === ".csv" ? "&_stream=on" : ""}`;
+        link.href = `${this.main.dataset.table}${format}?${filter}${format === ".csv" ? "&_nocol=record&_stream=on&_dl=on" : ""}`;
         link.toggleAttribute("hidden", !filter);
       }
     }
@@ -252,6 +259,11 @@ export class ListView {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
+}
+
+/** Whether a row is of a kind. @param {Row} row @param {Shown} kind */
+function isShown(row, kind) {
+  return kind === "all" || row.state === kind || (kind === "open" && (row.state === "waiting" || row.state === "failed"));
 }
 
 /** @param {string} text @param {string} [kind] */

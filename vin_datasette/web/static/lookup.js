@@ -3,6 +3,7 @@
 import { describe } from "./hint.js";
 import { List } from "./list.js";
 import { element, ListView } from "./list_view.js";
+import { remember, remembered } from "./kept.js";
 import { MOST_CHARACTERS, NoVins, vinsIn } from "./texts.js";
 
 /** Milliseconds without a key after which a hint is given: a screen reader would speak each. */
@@ -52,18 +53,19 @@ form.addEventListener("submit", (event) => {
     return;
   }
   event.preventDefault();
+  if (vins && !vins.length) refuse("Type or paste a VIN first.");
   if (vins?.length) start(vins, `${vins.length.toLocaleString("en-US")} VINs`);
 });
 file.addEventListener("change", () => {
   if (file.files?.[0]) void take(file.files[0]);
   file.value = "";
 });
-main.addEventListener("dragover", (event) => {
+document.addEventListener("dragover", (event) => {
   event.preventDefault();
   main.classList.add("vin-dropping");
 });
-main.addEventListener("dragleave", () => main.classList.remove("vin-dropping"));
-main.addEventListener("drop", (event) => {
+document.addEventListener("dragleave", () => main.classList.remove("vin-dropping"));
+document.addEventListener("drop", (event) => {
   event.preventDefault();
   main.classList.remove("vin-dropping");
   const [dropped] = event.dataTransfer?.files ?? [];
@@ -73,7 +75,10 @@ main.addEventListener("drop", (event) => {
   showHint();
 });
 fit();
-if (!box.value) box.focus();
+if (box.value) showHint();
+const kept = remembered();
+if (kept && !box.value) start(kept.vins, kept.title);
+else box.focus();
 
 /** The box, one that takes lines: without scripts it is a field, in which Enter looks up. @returns {HTMLTextAreaElement} */
 function multilineBox() {
@@ -146,11 +151,17 @@ function start(vins, title) {
   clearTimeout(pause);
   hint.textContent = "";
   echo.hidden = true;
-  box.rows = 1;
+  box.rows = Math.min(box.rows, 3);
   box.scrollTop = 0;
   document.getElementById("vin-reason")?.remove();
+  remember({ vins, title });
+  let replaced = 0;
   const begun = new List(vins, main.dataset.lookup ?? "", main.dataset.token ?? "", () => {
-    if (begun === list) view.show();
+    if (begun !== list) return;
+    view.show();
+    if (begun.replaced === replaced) return;
+    replaced = begun.replaced;
+    remember({ vins: begun.rows.map((row) => row.written), title });
   });
   list = begun;
   view.open(begun, title);
