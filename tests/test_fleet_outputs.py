@@ -24,7 +24,7 @@ import pytest
 from vin_datasette.batches import fields
 from vin_datasette.cache import Cache
 from vin_datasette.export import ExportError, write_file
-from vin_datasette.fleet.outputs import Outcome, Output, open_output, open_rejections
+from vin_datasette.fleet.outputs import Output, open_output, open_rejections
 from vin_datasette.fleet.row import Row
 from vin_datasette.lookup import Answer, Failure
 from vin_datasette.record import Record
@@ -36,6 +36,8 @@ from vin_datasette.vin import VIN, InvalidVIN
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+
+    from vin_datasette.fleet.beside import Outcome
 
     Pair = tuple[Row, Outcome]
 

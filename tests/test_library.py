@@ -110,13 +110,63 @@ def test_lookup_is_the_function_however_it_is_imported(imports: str) -> None:
 
 
 def test_importing_it_costs_little() -> None:
-    heavy = "httpx pyarrow sqlite_utils datasette ultravin asyncio pandas ipywidgets tenacity aiolimiter sqlite3 click"
+    heavy = (
+        "httpx pyarrow sqlite_utils datasette ultravin asyncio pandas polars numpy tenacity aiolimiter sqlite3 click "
+        "tqdm anywidget ipywidgets traitlets IPython ipykernel"
+    )
     script = "import sys, vin_datasette; print(*sorted(sys.modules.keys() & set(sys.argv[1].split())))"
     assert printed(script, heavy) == ""
 
 
-@pytest.mark.parametrize("name", vin_datasette.__all__)
+NOTEBOOK = "anywidget ipywidgets traitlets IPython ipykernel"
+WITHOUT_NOTEBOOK = f"""
+    import sys
+    sys.modules.update(dict.fromkeys({NOTEBOOK!r}.split()))  # each is as if it were not installed
+"""
+
+
+def test_looking_up_many_needs_nothing_of_a_notebook(db: Path) -> None:
+    script = """
+        import sys
+        from vin_datasette import fetch
+
+        fetched = fetch(["1HGCM82633A004352"], db=sys.argv[1], source="embedded", silent=True)
+        print(fetched, "<td>Accord</td>" in fetched._repr_html_())
+        print(*sorted(sys.modules.keys() & set(sys.argv[2].split())))
+    """
+    assert printed(script, db, f"{NOTEBOOK} polars") == "<Fetched: 1 VIN: 1 found> True"
+
+
+def test_the_widget_tells_what_it_needs() -> None:
+    script = (
+        WITHOUT_NOTEBOOK
+        + """
+    try:
+        from vin_datasette import VinLookup
+    except ImportError as error:
+        print(error)
+    """
+    )
+    assert (
+        printed(script) == "VinLookup needs anywidget, a part of the notebook's: pip install 'vin-datasette[notebook]'"
+    )
+
+
+def test_all_else_is_there_without_the_notebooks_parts() -> None:
+    script = (
+        WITHOUT_NOTEBOOK
+        + """
+    from vin_datasette import *
+    print(fetch.__name__, "VinLookup" in globals())
+    """
+    )
+    assert printed(script) == "fetch False"
+
+
+@pytest.mark.parametrize("name", [*vin_datasette.__all__, "VinLookup"])
 def test_every_public_name_is_there_and_listed(name: str) -> None:
+    if name == "VinLookup":
+        pytest.importorskip("anywidget")
     assert getattr(vin_datasette, name) is not None
     assert name in dir(vin_datasette)
 

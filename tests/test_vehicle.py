@@ -776,3 +776,7 @@ def assert_storable(attribute: Attribute, value: Value) -> None:
     else:
         assert type(value) is int
         assert -(2**63) <= value < 2**63
+
+
+def test_vehicle_is_shown_in_one_line() -> None:
+    assert repr(interpret(record(ModelYear="1999"))) == f"<Vehicle {TRACTOR}: 1999 PETERBILT 379 (vpic)>"

@@ -1,7 +1,8 @@
 """A VIN becomes a vehicle: make, model, model year, body class and all else that vPIC knows.
 
-`lookup(vin)` and `alookup(vin)` answer with a `Vehicle` from the cache or a source;
-`Lookup` is the path they take, for those who look up many.
+`lookup(vin)` and `alookup(vin)` answer with a `Vehicle` from the cache or a source, `fetch(vins)`
+and `afetch(vins)` with many. `VinLookup` is the same in a notebook, where `%load_ext vin_datasette`
+gives the magics `%vin` and `%%vins`. `Lookup` is the path that they all take.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VIN",
+    "Failure",
+    "Fetched",
     "InvalidVIN",
     "Lookup",
     "Rejected",
@@ -22,18 +25,26 @@ __all__ = [
     "SourceError",
     "Vehicle",
     "__version__",
+    "afetch",
     "alookup",
+    "fetch",
     "lookup",
 ]
 
 if TYPE_CHECKING:
-    from vin_datasette.lookup import Lookup, Rejected, alookup, lookup
+    from vin_datasette.fetched import Fetched, afetch, fetch
+    from vin_datasette.lookup import Failure, Lookup, Rejected, alookup, lookup
+
+    # Not among those that `*` imports, which would then fail without the notebook's parts.
+    from vin_datasette.notebook.widget import VinLookup as VinLookup
     from vin_datasette.settings import Settings
     from vin_datasette.sources import SourceError
     from vin_datasette.vehicle import Rejection, Vehicle
     from vin_datasette.vin import VIN, InvalidVIN
 
 _HOMES = {
+    "Failure": "lookup",
+    "Fetched": "fetched",
     "InvalidVIN": "vin",
     "Lookup": "lookup",
     "Rejected": "lookup",
@@ -42,9 +53,21 @@ _HOMES = {
     "SourceError": "sources",
     "VIN": "vin",
     "Vehicle": "vehicle",
+    "VinLookup": "notebook.widget",
+    "afetch": "fetched",
     "alookup": "lookup",
+    "fetch": "fetched",
     "lookup": "lookup",
 }
+
+_NOTEBOOK_PARTS = ("anywidget", "ipywidgets", "traitlets", "IPython")
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Give a notebook the magics `%vin` and `%%vins`: `%load_ext vin_datasette`."""
+    from vin_datasette.notebook.magics import VinMagics
+
+    ipython.register_magics(VinMagics)
 
 
 def __getattr__(name: str) -> Any:
@@ -53,7 +76,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _NOTEBOOK_PARTS:
+            raise
+        words = f"{name} needs {error.name}, a part of the notebook's: pip install 'vin-datasette[notebook]'"
+        raise ImportError(words, name=error.name) from None
     globals()[name] = value
     return value
 

@@ -26,7 +26,7 @@ from vin_datasette.vehicle import Rejection, Vehicle, interpret
 from vin_datasette.vin import VIN, InvalidVIN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
     from types import TracebackType
 
     from vin_datasette.record import Record
@@ -203,7 +203,7 @@ class Lookup:
         model_year: int | None = None,
         refresh: bool = False,
         max_age: float | None = None,
-    ) -> AsyncIterator[Answer | Failure]:
+    ) -> AsyncGenerator[Answer | Failure, None]:
         """What many VINs are, in their order, asked in full batches.
 
         Never raises `SourceError`: a VIN that no source could be asked about is a
@@ -494,12 +494,15 @@ def _age(record: Record) -> float:
 _shared: dict[tuple[int, str], Lookup] = {}
 
 
-async def _shared_lookup(vin: str, model_year: int | None, settings: Settings) -> Vehicle:
-    """A lookup on the process's own loop, by one `Lookup` for all calls with the same
-    settings: that vPIC is away, and what is already asked, is then known to each."""
+def shared(settings: Settings) -> Lookup:
+    """The one `Lookup` of this process for all that has these settings: that vPIC is away, and
+    what is already asked, is then known to each. For the process's own loop, `portal.submit`."""
     key = os.getpid(), repr(settings)
-    path = _shared.get(key) or _shared.setdefault(key, Lookup(settings))
-    return (await path.answer(vin, model_year=model_year)).vehicle
+    return _shared.get(key) or _shared.setdefault(key, Lookup(settings))
+
+
+async def _vehicle(vin: str, model_year: int | None, settings: Settings) -> Vehicle:
+    return (await shared(settings).answer(vin, model_year=model_year)).vehicle
 
 
 @atexit.register
@@ -517,7 +520,7 @@ _CLOSING = 2.0
 
 async def alookup(vin: str, *, model_year: int | None = None, **settings: object) -> Vehicle:
     """The vehicle that a VIN names, awaited, on any event loop. See `lookup`."""
-    return await asyncio.wrap_future(portal.submit(_shared_lookup(vin, model_year, Settings.load(settings))))
+    return await asyncio.wrap_future(portal.submit(_vehicle(vin, model_year, Settings.load(settings))))
 
 
 def lookup(vin: str, *, model_year: int | None = None, **settings: object) -> Vehicle:
@@ -532,4 +535,4 @@ def lookup(vin: str, *, model_year: int | None = None, **settings: object) -> Ve
     >>> lookup("1XP5DB9X7XD487964", source="embedded").model
     '379'
     """
-    return portal.run(_shared_lookup(vin, model_year, Settings.load(settings)))
+    return portal.run(_vehicle(vin, model_year, Settings.load(settings)))

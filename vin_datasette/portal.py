@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -56,12 +56,23 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     future = submit(told())
     try:
-        return future.result()
+        return result(future)
     except KeyboardInterrupt:
         future.cancel()
         ended.wait(_ENDING)
         raise
 
+
+def result(future: Future[T]) -> T:
+    """What `future` comes to, waited for so that Ctrl-C is heard: a signal that the system
+    gives to another thread wakes none that waits for a lock."""
+    while not future.done():
+        wait([future], _HEARING)
+    return future.result()
+
+
+_HEARING = 0.1
+"""Seconds after which Ctrl-C is heard at the latest."""
 
 _ENDING = 0.8
 """Seconds that what was interrupted has to keep what it has."""

@@ -91,6 +91,15 @@ class Vehicle:
             "Cached Result?": cached,
         }
 
+    def __repr__(self) -> str:
+        name = " ".join(part for part in (self["ModelYear"], self.make, self.model) if part)
+        return f"<Vehicle {self.vin}: {name} ({self.source})>"
+
+    def _repr_html_(self) -> str:
+        from vin_datasette.notebook.html import vehicle
+
+        return vehicle(self)
+
     def columns(self) -> dict[str, Value]:
         """The typed attributes by column name, in the order of the table."""
         return {attribute.column: attribute.read(self.record) for attribute in ATTRIBUTES}

@@ -11,18 +11,16 @@ import json
 import sys
 from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime, time, timezone
-from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 
-from vin_datasette.attributes import CONTRACT_ATTRIBUTES
-from vin_datasette.batches import fields
 from vin_datasette.export import ExportError, in_words, written_beside
-from vin_datasette.lookup import Answer, Failure
+from vin_datasette.fleet.beside import Added, Outcome, added_columns, added_values
+from vin_datasette.lookup import Failure
 from vin_datasette.parquet import Encoder
-from vin_datasette.vehicle import Rejection, Vehicle
+from vin_datasette.vehicle import Rejection
 from vin_datasette.vin import VIN
 
 if TYPE_CHECKING:
@@ -31,13 +29,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from vin_datasette.fleet.row import Row
-    from vin_datasette.record import Record
 
     _Lines = Callable[[Sequence[tuple[Row, "Outcome"]]], Iterable["_Line"]]
     _Destination = AbstractContextManager[tuple[BinaryIO, str]]
-
-Outcome = Answer | Failure
-"""What came of one row: an answer, or that no source could be asked."""
 
 STANDARD_OUTPUT = "-"
 """The target that is no file."""
@@ -87,12 +81,12 @@ def open_output(target: str, columns: Sequence[str], schema: pa.Schema | None = 
     if kind in ("jsonl", "parquet") and len(set(columns)) < len(columns):
         twice = next(name for index, name in enumerate(columns) if name in columns[:index])
         raise ExportError(f"{target} cannot hold two columns named {twice!r}; CSV can.")
-    added = _added_columns(columns)
+    added = added_columns(columns)
     form = _form(kind, [*columns, *added.names], lambda: _whole_schema(columns, schema, added))
     width = len(columns)
 
     def lines(rows: Sequence[tuple[Row, Outcome]]) -> Iterator[_Line]:
-        return ((*_own_values(row, width), *_added_values(row, outcome)) for row, outcome in rows)
+        return ((*_own_values(row, width), *added_values(row, outcome)) for row, outcome in rows)
 
     with _opened(form, _destination(target), lines) as output:
         yield output
@@ -185,35 +179,7 @@ class _Written:
 # The columns
 
 
-class _Added(NamedTuple):
-    """The vehicle's columns beside a fleet's own: under which names, and as which fields."""
-
-    names: list[str]
-    fields: list[pa.Field]
-
-
-_OUTCOME_FIELDS = (
-    pa.field("cached", pa.bool_(), nullable=False, metadata={"description": "Whether the cache had it"}),
-    pa.field("status", pa.string(), nullable=False, metadata={"description": "found, rejected or failed"}),
-    pa.field("reason", pa.string(), metadata={"description": "Why there is no vehicle"}),
-    pa.field("suggested_vin", pa.string(), metadata={"description": "The VIN that was likely meant; ! is in doubt"}),
-)
-_FIELDS = (*(field.with_nullable(field.name != "vin") for field in fields()), *_OUTCOME_FIELDS)
-_CONTRACT = tuple(attribute.column for attribute in CONTRACT_ATTRIBUTES)
-_NAMES = tuple(field.name for field in _FIELDS)
-
-
-def _added_columns(own: Sequence[str]) -> _Added:
-    taken = {name.casefold() for name in own}
-    names: list[str] = []
-    for name in _NAMES:
-        wanted = chain([name, f"vpic_{name}"], (f"vpic_{name}_{number}" for number in count(2)))
-        names.append(next(free for free in wanted if free.casefold() not in taken))
-        taken.add(names[-1].casefold())
-    return _Added(names, [field.with_name(name) for field, name in zip(_FIELDS, names, strict=True)])
-
-
-def _whole_schema(columns: Sequence[str], schema: pa.Schema | None, added: _Added) -> pa.Schema:
+def _whole_schema(columns: Sequence[str], schema: pa.Schema | None, added: Added) -> pa.Schema:
     if schema is None:
         own = [pa.field(name, pa.string()) for name in columns]
     elif schema.names == list(columns):
@@ -230,49 +196,6 @@ def _own_values(row: Row, width: int) -> _Line:
     if row.problem is None:
         raise ValueError(f"Row {row.number} has {len(row.values)} values for {width} columns.")
     return (*row.values, *(None,) * width)[:width]
-
-
-def _added_values(row: Row, outcome: Outcome) -> Iterable[object]:
-    said: dict[str, object]
-    if isinstance(outcome, Failure):
-        said = {"vin": _vin(row, outcome.vin), "cached": False, "status": "failed"}
-        said["reason"] = row.problem or outcome.reason
-    elif isinstance(outcome.result, Vehicle):
-        said = _vehicle_values(outcome.result)
-        said["cached"], said["status"] = outcome.cached, "found"
-    else:
-        rejection = outcome.result
-        said = {"vin": _vin(row, rejection.vin), "cached": outcome.cached, "status": "rejected"}
-        said["reason"] = row.problem or rejection.reason
-        said["suggested_vin"] = rejection.suggested_vin
-        if rejection.record:
-            said.update(_provenance(rejection.record))
-    return map(said.get, _NAMES)
-
-
-def _vin(row: Row, said: str) -> str:
-    # What is no VIN may have been cut in an outcome.
-    return said if isinstance(said, VIN) else row.vin
-
-
-def _vehicle_values(vehicle: Vehicle) -> dict[str, object]:
-    said: dict[str, object] = {**vehicle.columns()}
-    for name in _CONTRACT:
-        value = said[name]
-        said[name] = "" if value is None else str(value)
-    said["vin"] = vehicle.vin
-    said["warnings"] = "\n".join(vehicle.warnings) or None
-    said.update(_provenance(vehicle.record))
-    return said
-
-
-def _provenance(record: Record) -> dict[str, object]:
-    return {
-        "error_code": record.text("ErrorCode"),
-        "source": record.source,
-        "source_version": record.source_version,
-        "fetched_at": record.fetched_at,
-    }
 
 
 def _rejection_lines(rows: Sequence[tuple[Row, Outcome]]) -> Iterator[_Line]:

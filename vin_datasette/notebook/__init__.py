@@ -1,0 +1,1 @@
+"""The notebook's door: a widget, magics, and how vehicles show themselves."""
