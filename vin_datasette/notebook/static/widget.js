@@ -329,17 +329,19 @@ class View {
     box.addEventListener("input", () => listing.type(box.value));
     box.addEventListener("change", () => listing.settle());
     box.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.isComposing) return;
       event.preventDefault();
-      this.#lookUp();
+      // A notebook has other plans with Shift and Enter, and keeps the line from being broken.
+      if (event.shiftKey) this.#insert("\n");
+      else this.#lookUp();
     });
     box.addEventListener("paste", (event) => {
       const text = event.clipboardData?.getData("text/plain") ?? "";
       if (text.length <= LONG_PASTE) return;
       event.preventDefault();
-      box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
-      box.dispatchEvent(new Event("input"));
+      this.#insert(text);
     });
+    for (const type of ["focusin", "keydown", "keyup", "focusout"]) root.addEventListener(type, (event) => this.#guard(event));
     this.window.addEventListener("scroll", () => (listing.scrolled = { left: this.window.scrollLeft, top: this.window.scrollTop }));
     root.addEventListener("focusin", (event) => {
       if (event.target instanceof HTMLElement) listing.held = { view: this, part: event.target.dataset.part ?? "" };
@@ -348,6 +350,18 @@ class View {
     root.addEventListener("focusout", () => setTimeout(() => {
       if (root.isConnected && !this.#focused && listing.held?.view === this) listing.held = null;
     }));
+  }
+
+  /** Keep JupyterLab from taking a key for one of its own and cutting the cell; those with Ctrl or ⌘ are. @param {Event} event */
+  #guard(event) {
+    const theirs = event instanceof KeyboardEvent && (event.ctrlKey || event.metaKey);
+    if (event.target instanceof HTMLElement) event.target.toggleAttribute("data-lm-suppress-shortcuts", !theirs);
+  }
+
+  /** @param {string} text */
+  #insert(text) {
+    this.box.setRangeText(text, this.box.selectionStart, this.box.selectionEnd, "end");
+    this.listing.type(this.box.value);
   }
 
   #lookUp() {
@@ -496,8 +510,6 @@ function make(tag, properties, ...children) {
 /** Name a control, so that the focus finds it in another view. @template {HTMLElement} T @param {string} name @param {T} control */
 function part(name, control) {
   control.dataset.part = name;
-  // JupyterLab would take a key for one of its own, and cut the cell.
-  control.dataset.lmSuppressShortcuts = "true";
   return control;
 }
 
