@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import random
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.async_api import Page
+    from playwright.async_api import Page, Route
 
     from tests.browser import Browse
 
@@ -120,6 +121,32 @@ async def test_without_javascript_a_vin_leads_to_its_vehicle(site: Site, browse:
     await page.locator("#vin").press("Enter")
     await page.wait_for_url(f"**/vehicles/{PETERBILT}")
     assert await page.locator("body").inner_text()
+
+
+async def test_without_javascript_one_can_type_at_once(site: Site, browse: Browse) -> None:
+    page = await browse(java_script_enabled=False)
+    await page.goto(site.page)
+    await page.keyboard.type(PETERBILT)
+    await page.keyboard.press("Enter")
+    await page.wait_for_url(f"**/vehicles/{PETERBILT}")
+
+
+async def test_what_is_typed_while_the_scripts_load_is_kept(site: Site, browse: Browse) -> None:
+    page = await browse()
+    typed = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await typed.wait()
+        await route.continue_()
+
+    await page.route("**/lookup.js*", late)
+    await page.goto(site.page, wait_until="commit")
+    await page.locator("input#vin:focus").wait_for()
+    await page.keyboard.type(PETERBILT[:7])
+    typed.set()
+    await page.locator("textarea#vin:focus").wait_for()
+    await page.keyboard.type(PETERBILT[7:])
+    assert await page.locator("#vin").input_value() == PETERBILT
 
 
 async def test_without_javascript_a_rejection_says_why_and_offers_what_was_meant(site: Site, browse: Browse) -> None:
