@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from vin_datasette.fleet.columns import holding_vins, named_for_vins
+from vin_datasette.fleet.columns import holding_vins, named_for_vins, position_named
 from vin_datasette.fleet.values import text_of
 
 Kind = Literal["pandas", "polars", "arrow"]
@@ -126,13 +126,10 @@ def _position(frame: Any, kind: Kind, names: list[str], column: str | None) -> i
 
 def _named(names: list[str], column: str) -> int:
     # Not by number as on the command line: who writes Python counts from 0, and a frame may have numbers for names.
-    wanted = str(column)
-    if wanted in names:
-        return names.index(wanted)
-    folded = [name.casefold() for name in names]
-    if wanted.casefold() not in folded:
+    position = position_named(names, str(column))
+    if position is None:
         raise ValueError(f"The frame has no column {column!r}; its columns are: {_listed(names)}.")
-    return folded.index(wanted.casefold())
+    return position
 
 
 def _listed(names: list[str]) -> str:

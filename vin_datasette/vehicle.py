@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vin_datasette.attributes import ATTRIBUTES, MODEL_YEAR, Value
+from vin_datasette.vin import VIN, InvalidVIN
 
 if TYPE_CHECKING:
     from vin_datasette.record import Record
-    from vin_datasette.vin import InvalidVIN
 
 CheckDigitRule = Literal["strict", "lenient"]
 """Whether a failing check digit alone rejects a VIN (`strict`) or only warns."""
@@ -61,6 +61,11 @@ class Vehicle:
         return self.record.text("BodyClass")
 
     @property
+    def name(self) -> str:
+        """Model year, make and model, as far as vPIC has them: `1999 PETERBILT 379`."""
+        return " ".join(part for part in (self["ModelYear"], self.make, self.model) if part)
+
+    @property
     def source(self) -> str:
         """Who answered: `vpic` or `embedded`."""
         return self.record.source
@@ -92,8 +97,7 @@ class Vehicle:
         }
 
     def __repr__(self) -> str:
-        name = " ".join(part for part in (self["ModelYear"], self.make, self.model) if part)
-        return f"<Vehicle {self.vin}: {name} ({self.source})>"
+        return f"<Vehicle {self.vin}: {self.name} ({self.source})>"
 
     def _repr_html_(self) -> str:
         from vin_datasette.notebook.html import vehicle
@@ -119,6 +123,14 @@ class Rejection:
     codes: tuple[int, ...] = ()
     suggested_vin: str | None = None
     record: Record | None = None
+
+    @property
+    def likely_vin(self) -> VIN | None:
+        """The suggested VIN where it is a whole one, which can be looked up instead."""
+        try:
+            return VIN(self.suggested_vin) if self.suggested_vin else None
+        except InvalidVIN:
+            return None
 
     @classmethod
     def malformed(cls, text: str, error: InvalidVIN) -> Rejection:

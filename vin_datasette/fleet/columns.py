@@ -64,14 +64,21 @@ def listed(names: Sequence[str]) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
-def position_of(names: Sequence[str], wanted: str) -> int | None:
-    """Where the column is that somebody wrote as `wanted`: its name, else its number from 1."""
+def position_named(names: Sequence[str], wanted: str) -> int | None:
+    """Where the column of this name is, in whichever case where none is written just so."""
     if wanted in names:
         return names.index(wanted)
     folded = [name.casefold() for name in names]
+    return folded.index(wanted.casefold()) if wanted.casefold() in folded else None
+
+
+def position_of(names: Sequence[str], wanted: str) -> int | None:
+    """Where the column is that somebody wrote as `wanted`: its name, else its number from 1."""
     bare = wanted.strip().casefold()
-    if bare in folded:
-        return folded.index(bare)
+    for text in (wanted, bare):
+        position = position_named(names, text)
+        if position is not None:
+            return position
     if bare.isascii() and bare.isdigit() and 1 <= int(bare[:9]) <= len(names):
         return int(bare[:9]) - 1
     return None

@@ -38,7 +38,6 @@ def table(fetched: Fetched) -> str:
 
 def vehicle(shown: Vehicle) -> str:
     """A vehicle: its name, where it came from, and all that vPIC says, by vPIC's groups and folded."""
-    name = " ".join(part for part in (shown["ModelYear"], shown.make, shown.model) if part)
     facts = ", ".join(escape(text) for text in (shown.body_class, shown["PlantCity"], shown["PlantCountry"]) if text)
     groups = "".join(
         f'<tr><th colspan="2" scope="rowgroup" style="text-align: left">{escape(title)}</th></tr>'
@@ -47,7 +46,7 @@ def vehicle(shown: Vehicle) -> str:
     )
     warnings = "".join(f"<p>{escape(warning)}</p>" for warning in shown.warnings)
     return (
-        f"<div><strong>{escape(name)}</strong> <code>{escape(shown.vin)}</code><br>{facts}"
+        f"<div><strong>{escape(shown.name)}</strong> <code>{escape(shown.vin)}</code><br>{facts}"
         f"<br><small>{escape(shown.source)}, {shown.record.fetched_at:%Y-%m-%d}</small>{warnings}"
         f"<details><summary>All that vPIC says</summary><table><tbody>{groups}</tbody></table></details></div>"
     )

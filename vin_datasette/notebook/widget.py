@@ -362,12 +362,7 @@ def _line(outcome: Answer | Failure | None) -> list[Any]:
     return ["rejected", None, "", "", "", "", result.reason, _suggestion(outcome)]
 
 
-def _suggestion(outcome: Answer | Failure | None) -> str | None:
+def _suggestion(outcome: Answer | Failure | None) -> VIN | None:
     """A whole VIN that can be taken instead of a rejected one."""
     result = outcome.result if isinstance(outcome, Answer) else None
-    if not isinstance(result, Rejection) or not result.suggested_vin:
-        return None
-    try:
-        return str(VIN(result.suggested_vin))
-    except InvalidVIN:
-        return None
+    return result.likely_vin if isinstance(result, Rejection) else None

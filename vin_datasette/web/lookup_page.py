@@ -10,7 +10,6 @@ from datasette import Response
 from vin_datasette.schema import VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Vehicle
-from vin_datasette.vin import VIN, InvalidVIN
 from vin_datasette.web import guard, html
 from vin_datasette.web.posted import BadBody, vins_of
 from vin_datasette.web.routes import answering, error, many, method_refusal, sight_refusal
@@ -68,12 +67,11 @@ async def _answered(datasette: Datasette, request: Request, text: str) -> Respon
         return {"reason": f"No source could be asked: {failure}", "status": 503, "again": True}
     if isinstance(answer.result, Vehicle):
         return Response.redirect(datasette.urls.row(own.database, VEHICLES, answer.result.vin))
-    suggested = answer.result.suggested_vin
     return {
         "reason": answer.result.reason,
         "status": 404,
-        "suggested_vin": suggested if suggested and _is_vin(suggested) else None,
-        "doubted_vin": suggested,
+        "suggested_vin": answer.result.likely_vin,
+        "doubted_vin": answer.result.suggested_vin,
     }
 
 
@@ -93,14 +91,6 @@ def _note(own: State) -> dict[str, Any] | None:
         words = f"vPIC cannot be reached just now, and is tried again in {duration(vpic['retry_in'])}. {stands_in}"
         return {"words": words, "warns": True}
     return None
-
-
-def _is_vin(text: str) -> bool:
-    try:
-        VIN(text)
-    except InvalidVIN:
-        return False
-    return True
 
 
 @answering

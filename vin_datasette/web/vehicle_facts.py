@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from vin_datasette.vin import VIN
 
 
-def name_of(vehicle: Vehicle) -> str:
-    """Model year, make and model, as far as vPIC has them: `1999 PETERBILT 379`."""
-    return " ".join(part for part in (vehicle["ModelYear"], vehicle.make, vehicle.model) if part)
-
-
 def facts(vehicle: Vehicle) -> list[tuple[str, str]]:
     """What to know at a glance: terms with what vPIC says, those left out that it says nothing of."""
     known = (

@@ -24,7 +24,7 @@ from vin_datasette.vehicle import Vehicle
 from vin_datasette.vin import VIN, InvalidVIN
 from vin_datasette.web import guard, html
 from vin_datasette.web.state import state_of
-from vin_datasette.web.vehicle_facts import facts, name_of, origin, parts, remarks
+from vin_datasette.web.vehicle_facts import facts, origin, parts, remarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ async def variables(datasette: Datasette, request: Request) -> dict[str, Any]:
     )
     shown_vehicle = {
         "vin": str(vin),
-        "name": name_of(vehicle),
+        "name": vehicle.name,
         "facts": facts(vehicle),
         "remarks": remarks(vehicle),
         "record": vehicle.record,
@@ -123,7 +123,7 @@ async def _related(datasette: Datasette, vehicle: Vehicle) -> list[dict[str, Any
     named = {"make": columns["make"], "model": columns["model"]}
     alike = [
         (f"{vehicle.make} {vehicle.model}".strip(), named),
-        (name_of(vehicle), {**named, "model_year": columns["model_year"]}),
+        (vehicle.name, {**named, "model_year": columns["model_year"]}),
         (f"descriptor {columns['descriptor']}", {"descriptor": columns["descriptor"]}),
     ]
     wanted = [(text, shared) for text, shared in alike if all(value is not None for value in shared.values())]

@@ -61,7 +61,7 @@ async def scripts(
 
 
 def styles(datasette: Datasette, view_name: str | None, database: str | None, table: str | None) -> list[str]:
-    """The style sheet of the charts, for the table page of the vehicles."""
+    """The style sheets of the charts, for the table page of the vehicles."""
     if view_name != "table" or table != VEHICLES or database != state_of(datasette).database:
         return []
-    return [html.static(datasette, "charts.css")]
+    return [html.static(datasette, name) for name in ("vin.css", "charts.css")]
