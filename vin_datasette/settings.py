@@ -8,6 +8,7 @@ an environment variable `VIN_DATASETTE_<NAME>`, from the plugin's configuration
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields
@@ -34,7 +35,12 @@ class SettingError(ValueError):
 def _path(value: object) -> Path:
     if not isinstance(value, (str, Path)):
         raise ValueError(f"must be a path, not {value!r}")
-    return Path(value).expanduser()
+    if "\0" in str(value):
+        raise ValueError(f"must be a path, which has no zero byte, not {value!r}")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"must be a path, and there is no such user as in {value!r}") from None
 
 
 def _header_text(value: object) -> str:
@@ -62,6 +68,13 @@ def _url(value: object) -> str:
         parts, port_is_wrong = urlsplit(""), True
     if port_is_wrong or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"must be an http or https URL such as {DEFAULT_VPIC_URL}, not {value!r}")
+    # The client that asks there is stricter; it is slow to load, and not needed by the default.
+    from httpx import URL, InvalidURL
+
+    try:
+        URL(url)
+    except InvalidURL as error:
+        raise ValueError(f"must be a URL that can be asked, not {value!r:.200}: {error}") from None
     return url if url.endswith("/") else f"{url}/"
 
 
@@ -96,7 +109,10 @@ def _duration(value: object) -> float:
     match = _DURATION.fullmatch(str(value).strip().lower())
     if isinstance(value, bool) or not match:
         raise ValueError(f"must be a duration such as 90, 30m, 12h or 7d, not {value!r}")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not math.isfinite(seconds):
+        raise ValueError(f"must be a duration that has an end, not {value!r:.200}")
+    return seconds
 
 
 def _flag(value: object) -> bool:
@@ -113,7 +129,7 @@ def _allow(value: object) -> AllowBlock:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"must be true, false or an allow block in JSON, not {value!r}") from None
     if value is None or isinstance(value, (bool, dict)):
         return value
@@ -174,12 +190,34 @@ class Settings:
         "Whether a vehicle is answered from the record of a cached one alike (positions 1 to 8, 10 and 11) unasked.",
     )
     rejection_max_age: float = _setting(86400.0, _duration, "How long a rejection is remembered, such as 12h or 7d.")
+    lookup_concurrency: int = _setting(
+        256, _integer(1, 10_000), "Lookups, of one VIN each, that may wait for a source at once."
+    )
+    queue_length: int = _setting(
+        5_000, _integer(1, 1_000_000), "VINs that may wait for their turn to be asked about; then none are taken on."
+    )
+    body_timeout: float = _setting(30.0, _duration, "How long the body of a request may take to come.")
     export_concurrency: int = _setting(2, _integer(1, 64), "Downloads of Parquet files that may run at once.")
     export_timeout: float = _setting(3600.0, _duration, "How long a download may take, such as 30m.")
+    stall_timeout: float = _setting(
+        120.0,
+        _duration,
+        "How long a client may take nothing of what is streamed to it or, of vin-datasette serve, ask nothing.",
+    )
     list_concurrency: int = _setting(8, _integer(1, 64), "Lists of VINs, as posted to /lookup, in hand at once.")
+    shutdown_timeout: float = _setting(
+        10.0, _duration, "How long what is in flight has to be answered when the server is told to end, such as 30s."
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text", _choice("text", "json"), "What the log's lines are: text, or json, an object a line."
+    )
+    mask_vins: bool = _setting(False, _flag, "Whether VINs in the log are masked but for their first 3 characters.")
     short_routes: bool = _setting(True, _flag, "Whether /lookup, /remove and /export answer beside /-/vin/…")
     hosts: tuple[str, ...] = _setting(
-        (), _hosts, "Host names besides loopback's under which a server bound to loopback may be written to."
+        (),
+        _hosts,
+        "Host names besides loopback's under which a server may be written to and asked; any, unless it is bound to "
+        "loopback.",
     )
     allow_lookup: AllowBlock = _setting(None, _allow, "Who may ask a source for a VIN that is not cached.")
     allow_remove: AllowBlock = _setting(None, _allow, "Who may remove a VIN from the cache.")

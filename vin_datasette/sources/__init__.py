@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,10 @@ class Question(NamedTuple):
     model_year: int | None = None
 
 
+FailureKind = Literal["timeout", "connection", "rate_limited", "server_error", "refused", "nonsense", "other"]
+"""How a call to a source failed: in time, on the way, by its status (429, 5xx, any other), or by what it said."""
+
+
 @dataclass
 class SourceError(Exception):
     """A source that gave no usable answer; it says nothing about the VINs.
@@ -27,7 +31,7 @@ class SourceError(Exception):
     `reason` is in words. `unreachable` tells a source that is away or overloaded
     from one that answers nonsense; `answered` is true when it did answer something, so that
     what was asked may be what it cannot take; `asked` is false when its own turn never
-    came; `retry_after` is in seconds, where known.
+    came; `retry_after` is in seconds, where known; `kind` sorts failures for whoever counts them.
     """
 
     reason: str
@@ -36,6 +40,7 @@ class SourceError(Exception):
     retry_after: float | None = None
     asked: bool = True
     answered: bool = False
+    kind: FailureKind = "other"
 
     def __str__(self) -> str:
         return self.reason

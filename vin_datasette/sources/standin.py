@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vin_datasette.breaker import Breaker
 from vin_datasette.sources import Question, SourceError
+from vin_datasette.tally import Tally
+from vin_datasette.trouble import Trouble
 from vin_datasette.vehicle import MODEL_YEAR_MISMATCH_CODE, error_text
 
 if TYPE_CHECKING:
@@ -38,8 +41,9 @@ class WithStandIn:
     Use on one event loop.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tally: Tally | None = None) -> None:
         self._settings = settings
+        self._tally = tally or Tally()
         self._vpic: VpicSource | None = None
         self._embedded: Source | None = None
         self.breaker = Breaker()
@@ -47,6 +51,8 @@ class WithStandIn:
         self._choked = 0
         # When the latest question was asked that vPIC has answered.
         self._answered_at = 0.0
+        self.nonsense = Trouble(log, logging.WARNING, lambda _: "vPIC answers as it should again")
+        """That vPIC is there, and what it says cannot be used."""
         self.patience = 0.0
         """Seconds that questions wait for vPIC to come back where nobody can stand in."""
 
@@ -111,9 +117,7 @@ class WithStandIn:
     async def _stood_in_for(self, questions: Sequence[Question]) -> list[Record | SourceError]:
         try:
             answers = await self._from_vpic(questions)
-        except SourceError as error:
-            if error.asked and not error.unreachable:
-                log.warning("%s; the embedded database answers for %d VINs", error, len(questions))
+        except SourceError:
             return [*await self._from_embedded(questions)]
         except Exception:
             # A defect of ours, and no reason to leave anybody without an answer.
@@ -123,7 +127,8 @@ class WithStandIn:
         for index, record in zip(
             failed, await self._from_embedded([questions[index] for index in failed]), strict=True
         ):
-            log.warning("%s: %s; the embedded database answers", questions[index].vin, answers[index])
+            if len(failed) < len(questions):
+                log.warning("%s: %s; the embedded database answers", questions[index].vin, answers[index])
             answers[index] = record
         return answers
 
@@ -160,23 +165,32 @@ class WithStandIn:
         if self._vpic is None:
             from vin_datasette.sources.vpic import VpicSource
 
-            self._vpic = VpicSource(self._settings)
+            self._vpic = VpicSource(self._settings, self._tally)
         began = asyncio.get_running_loop().time()
         try:
             answers = await _Halving(self._vpic, questions).answers(questions)
         except SourceError as error:
-            self._told(error, alone=len(questions) == 1, began=began)
+            self._told(error, questions, began=began)
             raise
         except BaseException:
             self.breaker.abandoned()
             raise
+        failures = [answer for answer in answers if isinstance(answer, SourceError)]
+        if len(failures) == len(questions):
+            # Too few of them to be taken for everybody's; that vPIC answers cannot be told from them either.
+            for question, failure in zip(questions, failures, strict=True):
+                self._told(failure, [question], began=began)
+            return answers
         self._choked, self._answered_at = 0, began
+        self.nonsense.passed()
         if self.breaker.succeeded():
             log.warning("vPIC is back")
         return answers
 
-    def _told(self, error: SourceError, *, alone: bool, began: float) -> None:
+    def _told(self, error: SourceError, questions: Sequence[Question], *, began: float) -> None:
         """Keep account of a failure of vPIC, and say it once."""
+        alone = len(questions) == 1
+        stand_in = "; the embedded database answers" if self._settings.source == "auto" else ""
         # Who was asked later and has answered is not away.
         there = self._answered_at > began
         self._choked = self._choked + 1 if alone and error.answered else 0
@@ -186,8 +200,9 @@ class WithStandIn:
         elif there or of_one_vin or not error.unreachable:
             # It is there, and a VIN that it chokes on must not shut it off for others.
             self.breaker.succeeded()
+            if not error.unreachable:
+                self.nonsense.met(_whichever(error.reason, questions), f"{error}{stand_in}")
         elif self.breaker.failed(error.retry_after):
-            stand_in = "; the embedded database answers" if self._settings.source == "auto" else ""
             log.warning("%s%s. vPIC is asked again in %.0f seconds", error, stand_in, self.breaker.pause)
         if error.unreachable:
             # Nobody will be let through earlier.
@@ -201,6 +216,13 @@ class WithStandIn:
 
             self._embedded = EmbeddedSource()
         return await self._embedded.decode(questions)
+
+
+def _whichever(reason: str, questions: Sequence[Question]) -> str:
+    """A reason that is the same whichever VIN it is about, and however many were asked about."""
+    for question in questions:
+        reason = reason.replace(question.vin, "…")
+    return re.sub(r"\d[\d,]*", "…", reason)
 
 
 _DOUBTED, _BELIEVED = 3, 10

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
+import zlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,11 +28,13 @@ from tenacity import (
 from vin_datasette import __version__
 from vin_datasette.record import Record, SourceName, read_error_codes
 from vin_datasette.sources import Question, SourceError
+from vin_datasette.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from vin_datasette.settings import Settings
+    from vin_datasette.sources import FailureKind
 
 BATCH_LIMIT = 50
 """VINs in one call of `DecodeVINValuesBatch` (vPIC's documentation)."""
@@ -46,6 +51,8 @@ answer instead and when nobody can."""
 _RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 # These may be due to what was asked; the others are due to who asks, how often, or to vPIC itself.
 _STATUSES_OF_THE_QUESTION = frozenset({400, 413, 414, 422, 500})
+# vPIC's values are texts. Deeper ones are more than some readers of the cache would bear.
+_DEEPEST = 20
 # A record is some 4 KB of JSON; sixteen times that is no answer of vPIC's.
 _BYTES_PER_RECORD = 65_536
 
@@ -69,8 +76,9 @@ class VpicSource:
 
     name: SourceName = "vpic"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tally: Tally | None = None) -> None:
         self._settings = settings
+        self._tally = tally or Tally()
         self._bound: _Connections | None = None
 
     async def decode(self, questions: Sequence[Question], *, attempts: int | None = None) -> list[Record]:
@@ -113,24 +121,26 @@ class VpicSource:
             reraise=True,
         ):
             with attempt:
-                return _records(questions, await self._ask(questions, tries))
+                return await self._ask(questions, tries)
         raise AssertionError("the retries ended without an answer or an error")  # pragma: no cover
 
-    async def _ask(self, questions: Sequence[Question], tries: _Tries) -> bytes:
-        """The body of one call's answer. Raises `SourceError`."""
+    async def _ask(self, questions: Sequence[Question], tries: _Tries) -> list[Record]:
+        """One call, when its turn has come, and counted. Raises `SourceError`."""
         connections = self._connections()
         async with connections.in_flight, connections.limiter:
             tries.sent += 1
+            began = time.monotonic()
+            # The deadline ends a call by cancelling it.
+            outcome = "timeout"
             try:
-                async with _call(connections.client, questions) as response:
-                    _check_head(response)
-                    return await _body(response, _BYTES_PER_RECORD * (len(questions) + 1))
-            except httpx.TimeoutException as error:
-                raise SourceError(_words(error, "timed out"), unreachable=True) from None
-            except httpx.TransportError as error:
-                raise SourceError(_words(error, "could not be reached"), unreachable=True) from None
-            except httpx.HTTPError as error:
-                raise SourceError(_words(error, "sent an answer that cannot be read")) from None
+                records = _records(questions, await _said(connections.client, questions))
+                outcome = "answered"
+            except SourceError as error:
+                outcome = error.kind
+                raise
+            finally:
+                self._tally.called(outcome, time.monotonic() - began)
+            return records
 
     def _connections(self) -> _Connections:
         loop = asyncio.get_running_loop()
@@ -159,12 +169,34 @@ class _Connections:
         contact = f" ({settings.contact})" if settings.contact else ""
         self.client = httpx.AsyncClient(
             base_url=settings.vpic_url,
-            headers={"User-Agent": f"vin-datasette/{__version__}{contact}", "Accept": "application/json"},
+            headers={
+                "User-Agent": f"vin-datasette/{__version__}{contact}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            },
             timeout=httpx.Timeout(settings.deadline, connect=settings.connect_timeout, pool=None),
             limits=httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=60),
             # vPIC redirects nobody; whoever does is not to be followed with somebody's VINs.
             follow_redirects=False,
         )
+
+
+async def _said(client: httpx.AsyncClient, questions: Sequence[Question]) -> bytes:
+    """The body of a call's answer. Raises `SourceError`."""
+    try:
+        async with _call(client, questions) as response:
+            _check_head(response)
+            return await _body(response, _BYTES_PER_RECORD * (len(questions) + 1))
+    except httpx.TimeoutException as error:
+        raise SourceError(_words(error, "timed out"), unreachable=True, kind="timeout") from None
+    except httpx.TransportError as error:
+        raise SourceError(_words(error, "could not be reached"), unreachable=True, kind="connection") from None
+    except (httpx.HTTPError, zlib.error) as error:
+        raise SourceError(_words(error, "sent an answer that cannot be read"), kind="nonsense") from None
+    except UnicodeError as error:
+        # Of a host name that cannot be encoded, by the resolver.
+        words = _words(error, "has an address that cannot be looked up")
+        raise SourceError(words, unreachable=True, transient=False, kind="connection") from None
 
 
 @asynccontextmanager
@@ -195,12 +227,20 @@ def _check_head(response: httpx.Response) -> None:
             unreachable=True,
             retry_after=_retry_after(response),
             answered=status in _STATUSES_OF_THE_QUESTION,
+            kind=_kind(status),
         )
     raise SourceError(
         f"vPIC answered with status {status} ({response.reason_phrase})",
         transient=False,
         answered=status in _STATUSES_OF_THE_QUESTION,
+        kind=_kind(status),
     )
+
+
+def _kind(status: int) -> FailureKind:
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        return "rate_limited"
+    return "server_error" if status >= httpx.codes.INTERNAL_SERVER_ERROR else "refused"
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -218,12 +258,25 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 async def _body(response: httpx.Response, limit: int) -> bytes:
+    """The body, unpacked here and no further than to the limit: httpx unpacks whatever has come at
+    once, a thousandfold of it, and as often as the answer says that it was packed."""
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip"):
+        reason = f"vPIC's answer is packed as {coding[:40]!r}, which was not asked for"
+        raise SourceError(reason, transient=False, kind="nonsense")
+    unpacker = zlib.decompressobj(_GZIP) if coding.endswith("gzip") else None
     body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
+    async for chunk in response.aiter_raw():
+        body += unpacker.decompress(chunk, limit + 1 - len(body)) if unpacker else chunk
         if len(body) > limit:
-            raise SourceError(f"vPIC's answer is larger than {limit:,} bytes", transient=False)
+            raise SourceError(f"vPIC's answer is larger than {limit:,} bytes", transient=False, kind="nonsense")
+    if unpacker and not unpacker.eof:
+        raise zlib.error("it ends too early")
     return bytes(body)
+
+
+_GZIP = zlib.MAX_WBITS | 16
+"""What zlib calls gzip."""
 
 
 def _records(questions: Sequence[Question], body: bytes) -> list[Record]:
@@ -231,7 +284,7 @@ def _records(questions: Sequence[Question], body: bytes) -> list[Record]:
     number, order or VIN is a failure of the source, never a vehicle."""
     results = _results(body)
     if len(results) != len(questions):
-        raise SourceError(f"vPIC answered {len(results)} records for {len(questions)} VINs", answered=True)
+        raise _nonsense(f"vPIC answered {len(results)} records for {len(questions)} VINs")
     now = datetime.now(timezone.utc).replace(microsecond=0)
     return [
         Record(question.vin, _values(result, question), "vpic", None, now)
@@ -241,30 +294,52 @@ def _records(questions: Sequence[Question], body: bytes) -> list[Record]:
 
 def _results(body: bytes) -> list[Any]:
     try:
-        answer = json.loads(body)
+        answer = json.loads(body, parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError):
         _reject_body(body)
     results = answer.get("Results") if isinstance(answer, dict) else None
     if not isinstance(results, list):
-        raise SourceError("vPIC answered JSON without a list of results", answered=True)
+        raise _nonsense("vPIC answered JSON without a list of results")
     return results
+
+
+def _no_number(text: str) -> NoReturn:
+    """NaN and the infinities, which Python reads but no JSON has (RFC 8259, section 6), nor does SQLite."""
+    raise ValueError(f"{text} is no number")
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 def _reject_body(body: bytes) -> NoReturn:
     start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     kind = "HTML or XML" if start == b"<" else "nothing" if not start else "broken JSON"
-    raise SourceError(f"vPIC answered {kind} where JSON was due", answered=True)
+    raise _nonsense(f"vPIC answered {kind} where JSON was due")
 
 
 def _values(result: Any, question: Question) -> dict[str, object]:
     if not isinstance(result, dict):
-        raise SourceError(f"vPIC answered no record for {question.vin}", answered=True)
+        raise _nonsense(f"vPIC answered no record for {question.vin}")
     echo = result.get("VIN")
     if not isinstance(echo, str) or echo.strip().upper() != question.vin:
-        raise SourceError(f"vPIC answered about another VIN than {question.vin}", answered=True)
+        raise _nonsense(f"vPIC answered about another VIN than {question.vin}")
     if not read_error_codes(result):
-        raise SourceError(f"vPIC answered a record without an error code for {question.vin}", answered=True)
+        raise _nonsense(f"vPIC answered a record without an error code for {question.vin}")
+    if not all(_is_shallow(value, _DEEPEST) for value in result.values()):
+        raise _nonsense(f"vPIC answered a record that is nested too deeply for {question.vin}")
     return result
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    """Whether a value has no more levels of lists and objects than these."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not inner or (levels > 0 and all(_is_shallow(each, levels - 1) for each in inner))
+
+
+def _nonsense(reason: str) -> SourceError:
+    return SourceError(reason, answered=True, kind="nonsense")
 
 
 def _words(error: Exception, what: str) -> str:

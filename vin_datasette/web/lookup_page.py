@@ -11,9 +11,11 @@ from vin_datasette.schema import VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Vehicle
 from vin_datasette.web import guard, html
+from vin_datasette.web.asking import Refused, answer_for
 from vin_datasette.web.posted import BadBody, vins_of
-from vin_datasette.web.routes import answering, error, many, method_refusal, sight_refusal
+from vin_datasette.web.routes import answering, bad_body, error, sight_refusal
 from vin_datasette.web.state import state_of
+from vin_datasette.web.streams import PRIVATE
 from vin_datasette.words import duration
 
 if TYPE_CHECKING:
@@ -32,11 +34,9 @@ async def page(request: Request, datasette: Datasette) -> Response:
 
     With `?vin=` it leads to the vehicle (302), or says why there is none: 404 for a VIN
     that is rejected, 403 for one that is not cached and may not be asked about, 503 where
-    no source could be asked. `POST` is `routes.many`.
+    no source could be asked.
     """
-    if request.method == "POST":
-        return await many(request, datasette)
-    refusal = method_refusal(datasette, request, "GET", "HEAD", "POST") or await sight_refusal(datasette, request)
+    refusal = await sight_refusal(datasette, request)
     if refusal:
         return refusal
     own = state_of(datasette)
@@ -57,16 +57,14 @@ async def page(request: Request, datasette: Datasette) -> Response:
 
 async def _answered(datasette: Datasette, request: Request, text: str) -> Response | dict[str, Any]:
     """The way to the vehicle, or what the page says of a VIN that has none."""
-    own = state_of(datasette)
     try:
-        answer = own.lookup.cached(text)
-        if answer is None and not await guard.may(datasette, request.actor, "vin-lookup"):
-            return {"reason": "This VIN is not cached, and you may not look up others.", "status": 403}
-        answer = answer or await own.lookup.answer(text)
+        answer = await answer_for(datasette, request, text)
     except SourceError as failure:
         return {"reason": f"No source could be asked: {failure}", "status": 503, "again": True}
+    except Refused as refusal:
+        return {"reason": str(refusal), "status": refusal.status, "again": refusal.status == 429}
     if isinstance(answer.result, Vehicle):
-        return Response.redirect(datasette.urls.row(own.database, VEHICLES, answer.result.vin))
+        return Response.redirect(datasette.urls.row(state_of(datasette).database, VEHICLES, answer.result.vin))
     return {
         "reason": answer.result.reason,
         "status": 404,
@@ -101,15 +99,16 @@ async def keep_list(request: Request, datasette: Datasette) -> Response:
     name, "vins": how many}`; `/vin/vehicles?_list=name` shows those of them that are
     cached. Kept in memory: when the server is started anew the list has to be given again.
     """
-    refusal = method_refusal(datasette, request, "POST") or await sight_refusal(datasette, request)
+    refusal = await sight_refusal(datasette, request)
     if refusal:
         return refusal
     reason = guard.write_refusal(datasette, request)
     if reason:
         return error(datasette, reason, 403)
     try:
-        vins = await vins_of(request, most=MOST_LISTED)
+        vins = await vins_of(request, most=MOST_LISTED, limit=state_of(datasette).settings.body_timeout)
     except BadBody as problem:
-        return error(datasette, str(problem), problem.status)
+        return bad_body(datasette, request, problem)
     name, count = state_of(datasette).vin_lists.keep(vins)
-    return Response(json.dumps({"ok": True, "list": name, "vins": count}), content_type="application/json")
+    said = json.dumps({"ok": True, "list": name, "vins": count})
+    return Response(said, headers={**PRIVATE}, content_type="application/json")

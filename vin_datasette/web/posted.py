@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from vin_datasette.lookup import Answer, Failure
 from vin_datasette.many import as_answered
 from vin_datasette.vehicle import Rejection, Vehicle
+from vin_datasette.web.asking import is_kept_rejection
+from vin_datasette.web.observed import list_observed, observed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from datasette import Request
 
-    from vin_datasette.lookup import Lookup, Outcome
+    from vin_datasette.lookup import Outcome
+    from vin_datasette.web.state import State
 
 JSON_LINES = "application/x-ndjson"
 """The usual name of JSON lines; none is registered with IANA."""
@@ -51,13 +57,16 @@ def extras_of(values: Iterable[str]) -> list[str]:
     return extras
 
 
-async def vins_of(request: Request, most: int = MOST_VINS) -> list[str]:
-    """The VINs of a request, `most` of them at most, as they were written.
+async def vins_of(request: Request, *, most: int = MOST_VINS, limit: float) -> list[str]:
+    """The VINs of a request, `most` of them at most, as they were written; its body has `limit` seconds to come.
 
     JSON (`["…"]` or `{"vins": ["…"]}`), a form (`vins=`, with one VIN a line, or `vin=`, as
     often as need be), or text with one VIN a line. Raises `BadBody`.
     """
-    body = await _body(request)
+    try:
+        body = await asyncio.wait_for(_body(request), limit)
+    except asyncio.TimeoutError:
+        raise BadBody(f"The request was not whole after {limit:g} seconds.", 408, unread=True) from None
     kind = (request.headers.get("content-type") or "text/plain").partition(";")[0].strip().lower()
     try:
         text = body.decode("utf-8-sig")
@@ -120,18 +129,27 @@ def _lines(text: str) -> list[str]:
 
 
 async def answer_lines(
-    path: Lookup, vins: Sequence[str], *, ask: bool, extras: Sequence[str] = ()
+    own: State, vins: Sequence[str], *, ask: bool, rejections: bool, extras: Sequence[str] = ()
 ) -> AsyncGenerator[bytes, None]:
     """A JSON line for each VIN, as it is answered: the six fields of the contract, or the
-    VIN with `ok`, `error`, `status` and `title` where there is no vehicle; and `extras`."""
-    answered = as_answered(path, vins, ask=ask)
+    VIN with `ok`, `error`, `status` and `title` where there is no vehicle; and `extras`.
+
+    Without `ask` nobody is asked, and without `rejections` those that are kept are as if they were not.
+    """
+    answered = as_answered(own.lookup, vins, ask=ask)
+    hows: Counter[str] = Counter()
+    began = time.perf_counter()
     try:
-        async for text, outcome in answered:
+        async for text, known in answered:
+            outcome = known if rejections or not is_kept_rejection(known) else None
+            if outcome:
+                hows[observed(own, outcome)] += 1
             line = json.dumps({**_line(text, outcome), **_extra(outcome, extras)}, ensure_ascii=False)
             # Half a surrogate pair, which JSON can give and UTF-8 cannot hold, leaves as the escape it came as.
             yield line.encode("utf-8", "backslashreplace") + b"\n"
     finally:
         await answered.aclose()
+        list_observed(hows, began)
 
 
 def _extra(outcome: Outcome | None, extras: Sequence[str]) -> dict[str, str | None]:

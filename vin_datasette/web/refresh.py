@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
@@ -9,14 +10,14 @@ from vin_datasette.lookup import Answer, Failure, Plan
 from vin_datasette.schema import VEHICLES
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.web import guard
+from vin_datasette.web.asking import RETRY_AFTER, asking
 from vin_datasette.web.forms import is_form, led_to
+from vin_datasette.web.observed import observed
 from vin_datasette.web.routes import (
-    RETRY_AFTER,
     answering,
     error,
     forbidden,
     json_answer,
-    method_refusal,
     provenance,
     vin_of,
 )
@@ -41,17 +42,16 @@ async def refresh(request: Request, datasette: Datasette) -> Response:
     other methods. A browser's form is led to the vehicle's page (303), or to that of the
     lookup where there is no vehicle, and told in words what came of it.
     """
-    refusal = method_refusal(datasette, request, "POST")
-    if refusal:
-        return refusal
     reason = guard.write_refusal(datasette, request)
     if reason is None and not await guard.may(datasette, request.actor, "vin-lookup"):
         reason = "You may not ask a source about a VIN: vin-lookup is needed."
     if reason:
         return forbidden(datasette, request, reason)
     own, text = state_of(datasette), vin_of(request)
-    before = own.lookup.cached(text)
-    [asked] = await own.lookup.resolve([(text, None)], Plan(refresh=True))
+    before, began = own.lookup.cached(text), time.perf_counter()
+    with asking(own):
+        [asked] = await own.lookup.resolve([(text, None)], Plan(refresh=True))
+    observed(own, asked, began)
     # Only a brief plan leaves vehicles unread.
     outcome = cast("Answer | Failure", asked)
     if is_form(request):
