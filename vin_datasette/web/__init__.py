@@ -2,6 +2,7 @@
 `static/`, in the package that its entry point names: this one."""
 
 from vin_datasette.web.plugin import (
+    asgi_wrapper as asgi_wrapper,
     canned_queries as canned_queries,
     database_actions as database_actions,
     extra_css_urls as extra_css_urls,

@@ -40,6 +40,9 @@ NOT_THE_ROWS = {
 
 _HEADERS_NOT_PASSED_ON = {"host", "accept", "accept-encoding", "connection", "content-length", "range", "if-none-match"}
 
+_LONGEST_ADDRESS = 60_000
+"""Characters of what Datasette's client is asked for; it takes 65,536, its own base URL among them."""
+
 
 class PageError(Exception):
     """A page that Datasette did not give; the message is its own."""
@@ -68,8 +71,16 @@ async def page_query(
     asked = parse_qsl(request.query_string, keep_blank_values=True)
     passed = [pair for pair in asked if pair[0] not in NOT_THE_ROWS and pair[0] not in own]
     added = [(key, value) for key, value in own.items() if value is not None]
-    headers = {key: value for key, value in request.headers.items() if key.lower() not in _HEADERS_NOT_PASSED_ON}
-    answer = await datasette.client.get(f"{path}?{urlencode([*passed, *added])}", headers=headers)
+    address = f"{path}?{urlencode([*passed, *added])}"
+    if len(address) > _LONGEST_ADDRESS:
+        raise PageError("the address is too long")
+    # By the bytes that came: a client takes no text here that is not ASCII.
+    headers = {
+        key.encode("latin-1"): value.encode("latin-1")
+        for key, value in request.headers.items()
+        if key.lower() not in _HEADERS_NOT_PASSED_ON
+    }
+    answer = await datasette.client.get(address, headers=headers)
     told = json.loads(answer.text) if answer.status_code == 200 else {}
     if not told.get("query"):
         raise PageError(f"the page was answered with status {answer.status_code}")

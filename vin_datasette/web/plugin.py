@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from datasette import hookimpl
 
 from vin_datasette.schema import VEHICLES
-from vin_datasette.web import analyses, guard, lookup_page, refresh, routes, vehicle_page, ways_in
+from vin_datasette.web import analyses, guard, shutdown, vehicle_page, ways_in
 from vin_datasette.web.charts import can_render_charts, render_charts
+from vin_datasette.web.doors import registered
 from vin_datasette.web.lists import FUNCTION, PARAMETER
 from vin_datasette.web.presentation import CONFIGURATION_KEYS, TABLES, fold_record, shown_beside
 from vin_datasette.web.renderer import can_render_parquet, render_parquet
@@ -23,24 +24,12 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
     from jinja2 import Environment
 
-_ROUTES: tuple[tuple[str, Callable[..., Awaitable[Any]]], ...] = (
-    (r"/lookup/(?P<vin>.*)$", routes.lookup),
-    (r"/lookup$", lookup_page.page),
-    (r"/remove/(?P<vin>.*)$", routes.remove),
-    (r"/export$", routes.export),
-)
+    from vin_datasette.web.routes import View
 
 
 @hookimpl
-def register_routes(datasette: Datasette) -> list[tuple[str, Callable[..., Awaitable[Any]]]]:
-    prefixes = ("/-/vin", "") if settings_of(datasette).short_routes else ("/-/vin",)
-    own = [(rf"^{prefix}{pattern}", view) for prefix in prefixes for pattern, view in _ROUTES]
-    return [
-        *own,
-        (r"^/-/vin/refresh/(?P<vin>.*)$", refresh.refresh),
-        (r"^/-/vin\.json$", routes.state),
-        (r"^/-/vin/lists$", lookup_page.keep_list),
-    ]
+def register_routes(datasette: Datasette) -> list[tuple[str, View]]:
+    return registered(short=settings_of(datasette).short_routes)
 
 
 @hookimpl
@@ -60,6 +49,11 @@ def startup(datasette: Datasette) -> Callable[[], Awaitable[None]]:
             await analyses.store(datasette)
 
     return inner
+
+
+@hookimpl
+def asgi_wrapper(datasette: Datasette) -> Callable[[shutdown.App], shutdown.App]:
+    return partial(shutdown.wrapped, datasette)
 
 
 async def _describe(datasette: Datasette, database: str) -> None:
@@ -89,8 +83,9 @@ def get_metadata(datasette: Datasette, database: str | None) -> dict[str, Any]:
     if database not in (None, own):
         return {}
     said = ((datasette._metadata_local or {}).get("databases") or {}).get(own) or {}  # noqa: SLF001
-    # 1.0 hides what begins with an underscore.
-    tables = {**shown_beside(said.get("tables") or {}), "_sqlite_migrations": {"hidden": True}}
+    # 1.0 hides what begins with an underscore. The latter two are Litestream's, where it copies the cache.
+    internal = {name: {"hidden": True} for name in ("_sqlite_migrations", "_litestream_lock", "_litestream_seq")}
+    tables = {**shown_beside(said.get("tables") or {}), **internal}
     return {"databases": {own: {"tables": tables}}}
 
 
@@ -99,6 +94,8 @@ def permission_allowed(datasette: Datasette, actor: dict[str, Any] | None, actio
     """Datasette 0.65."""
     if action == "view-query":
         return analyses.permits(datasette, actor, *resource)
+    if action == "view-table":
+        return guard.permits_index(datasette, actor, *resource)
     return guard.plugin_allows(datasette, actor, action)
 
 
@@ -207,9 +204,14 @@ def table_actions(
 
 
 @hookimpl
-def prepare_connection(conn: sqlite3.Connection, datasette: Datasette) -> None:
-    # Datasette may connect before this plugin is started.
-    conn.create_function(FUNCTION, 1, lambda name: state_of(datasette).vin_lists.array(str(name)))
+def prepare_connection(conn: sqlite3.Connection, database: str, datasette: Datasette) -> None:
+    def listed(name: object) -> str:
+        # Datasette may connect before this plugin is started.
+        own = state_of(datasette)
+        # Who may run SQL on another database is not thereby one who may see the vehicles.
+        return own.vin_lists.array(str(name)) if database == own.database else "[]"
+
+    conn.create_function(FUNCTION, 1, listed)
 
 
 @hookimpl

@@ -19,15 +19,16 @@ from datasette.utils import add_cors_headers
 from vin_datasette import __version__
 from vin_datasette.cache import CacheError
 from vin_datasette.parquet import MEDIA_TYPE, parquet_parts
-from vin_datasette.schema import VEHICLES
+from vin_datasette.schema import REJECTIONS, VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection
 from vin_datasette.web import guard
+from vin_datasette.web.asking import RETRY_AFTER, Refused, answer_for, check_leaving, check_queue
 from vin_datasette.web.forms import is_form, led_to
 from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, extras_of, vins_of
 from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import Streamed, download_headers, in_thread
+from vin_datasette.web.streams import PRIVATE, Streamed, download_headers, in_thread
 
 if TYPE_CHECKING:
     from datasette import Request
@@ -41,50 +42,30 @@ View = Callable[["Request", "Datasette"], Awaitable[Response]]
 
 
 def answering(view: View) -> View:
-    """A view that answers 503 in words where the cache cannot be used at all."""
+    """A view that says in words why it refuses, and answers 503 where the cache cannot be used at all."""
 
     @functools.wraps(view)
     async def answered(request: Request, datasette: Datasette) -> Response:
         try:
             return await view(request, datasette)
+        except Refused as refusal:
+            return error(datasette, str(refusal), refusal.status, refusal.headers)
         except CacheError as failure:
             return error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)})
 
     return answered
 
 
-RETRY_AFTER = 30
-"""Seconds after which to ask again, where no source says better."""
-
-
 @answering
 async def lookup(request: Request, datasette: Datasette) -> Response:
     """`GET /lookup/<vin>`: the six fields of the contract, as JSON.
 
-    404 for every VIN that cannot be looked up, 403 for who may not, 503 with
-    `Retry-After` when no source could be asked. How the answer came about is told
-    by `Cache-Status` (RFC 9211), `Age` (RFC 9111), `ETag` and `Vin-Source`.
+    404 for every VIN that cannot be looked up, 403 for who may not, 429 with `Retry-After`
+    while as many as are allowed wait for a source, 503 with it when none could be asked. How
+    the answer came about is told by `Cache-Status` (RFC 9211), `Age` (RFC 9111), `ETag` and `Vin-Source`.
     """
-    refusal = method_refusal(datasette, request, "GET", "HEAD")
-    if refusal:
-        return refusal
-    text = vin_of(request)
-    path = state_of(datasette).lookup
     try:
-        answer = path.cached(text)
-        # Who may ask may see: one look at the permissions, which is most of what an answer costs.
-        may_ask = (answer is None or answer.how == "stale") and await guard.may(datasette, request.actor, "vin-lookup")
-        refusal = None if may_ask else await sight_refusal(datasette, request)
-        if refusal:
-            return refusal
-        if answer is None:
-            if not may_ask:
-                return error(
-                    datasette, "This VIN is not cached, and you may not look up others: vin-lookup is needed.", 403
-                )
-            answer = await path.answer(text)
-        elif may_ask:
-            path.renew(answer)
+        answer = await answer_for(datasette, request, vin_of(request))
     except SourceError as failure:
         headers = {"Retry-After": str(ceil(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
@@ -99,9 +80,6 @@ async def remove(request: Request, datasette: Datasette) -> Response:
     VIN and it is gone, else `false`. 403 for who may not, 405 for other methods, 503
     when the cache cannot be written. A browser's form is led to the vehicles (303), where
     the same is said in words."""
-    refusal = method_refusal(datasette, request, "POST", "DELETE")
-    if refusal:
-        return refusal
     reason = guard.write_refusal(datasette, request)
     if reason is None and not await guard.may(datasette, request.actor, "vin-remove"):
         reason = "You may not remove vehicles from the cache: vin-remove is needed."
@@ -132,9 +110,6 @@ async def export(request: Request, datasette: Datasette) -> Response:
     400 for columns and filters that do not exist, 403 for who may not, 429 with
     `Retry-After` when as many exports as are allowed are under way.
     """
-    refusal = method_refusal(datasette, request, "GET", "HEAD")
-    if refusal:
-        return refusal
     if not await guard.may(datasette, request.actor, "vin-export"):
         return error(datasette, "You may not export the cache: vin-export is needed.", 403)
     try:
@@ -145,6 +120,7 @@ async def export(request: Request, datasette: Datasette) -> Response:
     headers = download_headers(datasette, f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet")
     if request.method == "HEAD":
         return Response("", headers=headers, content_type=MEDIA_TYPE)
+    check_leaving(own)
     if not own.exports.take():
         return too_many_exports(datasette)
     return Streamed(
@@ -153,14 +129,18 @@ async def export(request: Request, datasette: Datasette) -> Response:
         headers=headers,
         content_type=MEDIA_TYPE,
         limit=own.settings.export_timeout,
+        stall=own.settings.stall_timeout,
         slots=own.exports,
+        over=own.leaving.over,
         failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),
     )
 
 
 def too_many_exports(datasette: Datasette) -> Response:
     """The refusal when all slots for downloads are taken."""
-    allowed = state_of(datasette).settings.export_concurrency
+    own = state_of(datasette)
+    own.lookup.tally.refused["exports"] += 1
+    allowed = own.settings.export_concurrency
     words = f"{allowed} exports are under way, as many as are allowed; try again in {RETRY_AFTER} seconds."
     return error(datasette, words, 429, {"Retry-After": str(RETRY_AFTER)})
 
@@ -168,12 +148,15 @@ def too_many_exports(datasette: Datasette) -> Response:
 @answering
 async def state(request: Request, datasette: Datasette) -> Response:
     """`GET /-/vin.json`: versions, rows, the health of the sources, what is in flight."""
-    refusal = method_refusal(datasette, request, "GET", "HEAD") or await sight_refusal(datasette, request)
+    refusal = await sight_refusal(datasette, request)
     if refusal:
         return refusal
     own = state_of(datasette)
     try:
-        rows: dict[str, int] | str = own.lookup.cache.counts()
+        counts = own.lookup.cache.counts()
+        rows: dict[str, int] | str = {
+            table: count for table, count in counts.items() if await guard.may_see(datasette, request.actor, table)
+        }
     except (sqlite3.Error, CacheError) as failure:
         rows = str(failure)
     body = {
@@ -191,6 +174,14 @@ def error(datasette: Datasette, reason: str, status: int, headers: dict[str, str
     """Datasette's error JSON: `ok`, `error`, `status`, `title`."""
     body = {"ok": False, "error": reason, "status": status, "title": None}
     return _respond(datasette, json.dumps(body, ensure_ascii=False), status, headers or {})
+
+
+def bad_body(datasette: Datasette, request: Request, problem: BadBody) -> Response:
+    """The refusal of a body that is no list of VINs."""
+    # A server would read what is still to come of it to its end, to be able to use the connection
+    # again. Only HTTP/1.1 knows the header.
+    ends = problem.unread and request.scope.get("http_version") == "1.1"
+    return error(datasette, str(problem), problem.status, {"Connection": "close"} if ends else None)
 
 
 def forbidden(datasette: Datasette, request: Request, reason: str) -> Response:
@@ -222,13 +213,13 @@ def provenance(answer: Answer) -> dict[str, str]:
 
 
 def json_answer(datasette: Datasette, request: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
-    """`body` with a validator (`ETag`, RFC 9110); 304 for who has it already."""
+    """`body` with a validator (`ETag`, RFC 9110); 304 for who reads and has it already."""
     text = json.dumps(body, ensure_ascii=False)
     etag = f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
     # Stored answers are to be asked about again: removal must be seen at once.
     headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
     known = [tag.strip().removeprefix("W/") for tag in (request.headers.get("if-none-match") or "").split(",")]
-    if etag in known or known == ["*"]:
+    if request.method in ("GET", "HEAD") and (etag in known or known == ["*"]):
         return _respond(datasette, "", 304, headers)
     return _respond(datasette, text, 200, headers)
 
@@ -236,7 +227,7 @@ def json_answer(datasette: Datasette, request: Request, body: dict[str, Any], he
 def _respond(datasette: Datasette, body: str, status: int, headers: dict[str, str]) -> Response:
     if datasette.cors:
         add_cors_headers(headers)
-    return Response(body, status=status, headers=headers, content_type="application/json")
+    return Response(body, status=status, headers={**PRIVATE, **headers}, content_type="application/json")
 
 
 def vin_of(request: Request) -> str:
@@ -276,28 +267,32 @@ async def many(request: Request, datasette: Datasette) -> Response:
     reason = guard.write_refusal(datasette, request)
     if reason:
         return error(datasette, reason, 403)
+    own = state_of(datasette)
     try:
         extras = extras_of(request.args.getlist("_extra"))
-        vins = await vins_of(request)
+        vins = await vins_of(request, limit=own.settings.body_timeout)
     except BadBody as problem:
-        # A server would read what is still to come of it to its end, to be able to use the connection
-        # again. Only HTTP/1.1 knows the header.
-        ends = problem.unread and request.scope.get("http_version") == "1.1"
-        return error(datasette, str(problem), problem.status, {"Connection": "close"} if ends else None)
-    own = state_of(datasette)
+        return bad_body(datasette, request, problem)
     ask = await guard.may(datasette, request.actor, "vin-lookup")
+    rejections = ask or await guard.may_see(datasette, request.actor, REJECTIONS)
+    check_leaving(own)
+    if ask:
+        check_queue(own)
     if not own.lists.take():
+        own.lookup.tally.refused["lists"] += 1
         words = f"{own.settings.list_concurrency} lists of VINs are being looked up, as many as are allowed."
         return error(datasette, words, 429, {"Retry-After": str(RETRY_AFTER)})
-    headers = {"Cache-Control": "private, no-store", "X-Accel-Buffering": "no"}
+    headers = {**PRIVATE, "X-Accel-Buffering": "no"}
     if datasette.cors:
         add_cors_headers(headers)
     return Streamed(
-        answer_lines(own.lookup, vins, ask=ask, extras=extras),
+        answer_lines(own, vins, ask=ask, rejections=rejections, extras=extras),
         request.receive,
         headers=headers,
         content_type=JSON_LINES,
         limit=own.settings.export_timeout,
+        stall=own.settings.stall_timeout,
         slots=own.lists,
+        over=own.leaving.over,
         failed=lambda failure: error(datasette, str(failure), 503, {"Retry-After": str(RETRY_AFTER)}),
     )
