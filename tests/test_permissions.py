@@ -144,7 +144,7 @@ async def test_vpic_is_not_called_for_who_may_not_look_up(only_cached: Datasette
 async def test_page_says_that_one_may_not_look_up(only_cached: Datasette) -> None:
     response = await only_cached.client.get(f"/lookup?vin={HONDA}")
     assert response.status_code == 403
-    assert "This VIN is not cached, and you may not look up others." in response.text
+    assert "This VIN is not cached, and you may not look up others: vin-lookup is needed." in response.text
 
 
 async def test_page_leads_who_may_not_look_up_to_what_is_cached(only_cached: Datasette) -> None:
@@ -346,3 +346,35 @@ def test_server_known_by_a_name_still_refuses_pages_of_other_sites(served: Serve
 def test_page_of_the_server_itself_may_remove(served: Served) -> None:
     response = remove(served, {"Origin": served.url, "Sec-Fetch-Site": "same-origin"})
     assert response.text == "true"
+
+
+# A server that other machines reach
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "status"),
+    [
+        ([], "fleet.example", 200),
+        (["fleet.example"], "fleet.example", 200),
+        (["fleet.example"], "127.0.0.1:8001", 200),
+        (["fleet.example"], "elsewhere.example", 403),
+    ],
+)
+async def test_names_in_the_settings_are_the_only_ones_wherever_the_server_is_bound(
+    make_instance: MakeInstance, hosts: list[str], host: str, status: int
+) -> None:
+    datasette = await make_instance({"hosts": hosts, "allow_remove": True})
+    app = bound_to("192.0.2.1", datasette.app())
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+        assert (await client.delete(f"/remove/{PETERBILT}")).status_code == status
+        assert (await client.get(f"/lookup/{PETERBILT}")).status_code == status
+
+
+def bound_to(address: str, app: Any) -> Any:
+    """The application as a server at this address runs it."""
+
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await app({**scope, "server": (address, 8001)}, receive, send)
+
+    return application

@@ -234,14 +234,14 @@ def _counting(sql: str, columns: Sequence[str]) -> str:
                 count(*) over () as different, sum(sum(vehicles)) over () as total,
                 max({column} is null) over () as has_unknown
             from kinds group by {column} order by 3 desc, 2 limit {len(YEARS) if column == "model_year" else LARGEST}
-        )"""  # noqa: S608 - names of columns are our own
+        )"""  # noqa: S608 - names of columns are our own  # nosec B608
         for column in columns
     )
     # On a line of its own the parenthesis is not swallowed by a comment at the end.
     return f"""with kinds as (select {listed}, count(*) as vehicles from (
         {sql}
         ) group by {listed})
-        {each}"""  # noqa: S608 - Datasette's own SQL, run as Datasette runs it
+        {each}"""  # noqa: S608 - Datasette's own SQL, run as Datasette runs it  # nosec B608
 
 
 def _chart(column: str, counted: _Counted | None, links: Links) -> Chart:

@@ -33,6 +33,9 @@ ACTIONS: dict[Action, str] = {
 }
 """The plugin's permissions. Each also requires `view-table` on the vehicles."""
 
+_INDEX = f"{VEHICLES}_fts"
+"""The search index, as sqlite-utils names it; SQLite keeps it in tables whose names begin so (FTS5, 9)."""
+
 _ALLOW_SETTINGS = {"vin-lookup": "allow_lookup", "vin-remove": "allow_remove", "vin-export": "allow_export"}
 
 
@@ -73,6 +76,25 @@ async def may_see(datasette: Datasette, actor: dict[str, Any] | None, table: str
     return True
 
 
+async def may_see_instance(datasette: Datasette, actor: dict[str, Any] | None) -> bool:
+    """Whether an actor may see the instance at all."""
+    if hasattr(datasette, "allowed"):
+        return bool(await datasette.allowed(action="view-instance", actor=actor))
+    return bool(await datasette.permission_allowed(actor, "view-instance", default=True))
+
+
+async def permits_index(datasette: Datasette, actor: dict[str, Any] | None, database: str, table: str) -> bool | None:
+    """Whether an actor may see a table of Datasette 0.65: False for the search index of the vehicles, which
+    holds their VINs, where they are not to be seen; None where Datasette's own rules decide, as 1.0's do."""
+    if table != _INDEX and not table.startswith(f"{_INDEX}_"):
+        return None
+    try:
+        own = state_of(datasette).database
+    except KeyError:
+        return None
+    return None if database != own or await may_see(datasette, actor) else False
+
+
 async def may(datasette: Datasette, actor: dict[str, Any] | None, action: Action) -> bool:
     """Whether an actor has one of the plugin's permissions, and may see the table. Raises `CacheError`."""
     database = state_of(datasette).database
@@ -99,18 +121,50 @@ def write_refusal(datasette: Datasette, request: Request) -> str | None:
     Datasette 0.65 checks only requests with a cookie for where they come from, and
     neither it nor 1.0 notices a foreign host name that was rebound to loopback. So
     this looks at `Sec-Fetch-Site` and `Origin`, which browsers do not let a page
-    forge, and, where the server is bound to loopback, at `Host`.
+    forge, and, where the server is bound to loopback or the setting `hosts` names it, at `Host`.
     """
+    return _foreign(datasette, request, "change the cache")
+
+
+def asking_refusal(datasette: Datasette, request: Request) -> str | None:
+    """Why a source may not be asked because of this GET or HEAD, whoever sends it, or None.
+
+    An image on another site's page is enough for a GET. What is asked goes into the cache and
+    out to the DOT, so this wants of the request what `write_refusal` wants of a write, but for one:
+    a link that a person follows from elsewhere, by what the browser says of it. What is
+    cached needs none of this.
+
+    HEAD is treated as GET: it has to be answered with the status and the headers that GET would
+    get (RFC 9110, section 9.3.2), and for a VIN that is not cached only a source knows them.
+
+    Browsers say where a request comes from to HTTPS and to loopback (Fetch Metadata Request
+    Headers, W3C); to plain HTTP elsewhere a GET may come without a word of it, as a program's does.
+    """
+    return _foreign(datasette, request, "have a source asked about a VIN", followed_link=_is_followed_link(request))
+
+
+def _foreign(datasette: Datasette, request: Request, deed: str, *, followed_link: bool = False) -> str | None:
+    """Why a request from elsewhere may not do something, or None for one from here."""
     headers = request.headers
     host = _host_and_port(f"//{headers.get('host', '')}")
-    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        return "This page of another site may not change the cache."
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed_link:
+        return f"This page of another site may not {deed}."
     origin = headers.get("origin")
     if origin is not None and _host_and_port(origin) != host:
-        return "This page of another origin may not change the cache."
-    if _bound_to_loopback(request) and not is_loopback(host[0]) and host[0] not in settings_of(datasette).hosts:
-        return f"A server bound to loopback is not known as {host[0] or 'nothing'}; see the setting hosts."
+        return f"This page of another origin may not {deed}."
+    names, on_loopback = settings_of(datasette).hosts, _bound_to_loopback(request)
+    if (names or on_loopback) and not is_loopback(host[0]) and host[0] not in names:
+        server = "A server bound to loopback" if on_loopback else "This server"
+        return f"{server} is not known as {host[0] or 'nothing'}; see the setting hosts."
     return None
+
+
+def _is_followed_link(request: Request) -> bool:
+    """Whether the browser itself goes to this page, in a tab of its own and now."""
+    headers = request.headers
+    goes = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    # A page may have another one fetched before anybody follows a link to it.
+    return goes and "prefetch" not in f"{headers.get('sec-purpose')} {headers.get('purpose')}"
 
 
 def _host_and_port(url: str) -> tuple[str, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ class Lists:
     """Lists of VINs, kept in memory while the server runs and by what they hold."""
 
     def __init__(self) -> None:
+        # So that nobody who guesses what a list holds can find out by its name that it is kept.
+        self._key = secrets.token_bytes(16)
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._bytes = 0
 
@@ -36,7 +39,7 @@ class Lists:
         """A name for the VINs among `texts`, and how many they are. The same VINs have the same name."""
         vins = sorted(set(_vins(texts)))
         text = json.dumps(vins, separators=(",", ":"))
-        name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        name = hashlib.blake2b(text.encode(), digest_size=12, key=self._key).hexdigest()
         if name not in self._kept:
             self._kept[name] = text
             self._bytes += len(text)
@@ -58,7 +61,7 @@ class Lists:
         if not vins:
             raise NotFound("This list of VINs is not kept any longer: look the VINs up once more, they are cached.")
         return FilterArguments(
-            [f"vin in (select value from json_each({FUNCTION}(:{FUNCTION})))"],  # noqa: S608
+            [f"vin in (select value from json_each({FUNCTION}(:{FUNCTION})))"],  # noqa: S608 - names are our own, values are bound  # nosec B608
             params={FUNCTION: name},
             human_descriptions=[f"in a list of {len(vins):,} VIN{'' if len(vins) == 1 else 's'}"],
         )

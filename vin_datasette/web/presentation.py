@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from vin_datasette.attributes import ATTRIBUTES
 from vin_datasette.schema import CHANGES, REJECTIONS, VEHICLES
+from vin_datasette.words import sendable
 
 if TYPE_CHECKING:
     from vin_datasette.attributes import Attribute
@@ -100,5 +101,7 @@ def fold_record(record: object) -> Markup | None:
     if not isinstance(values, dict):
         return None
     said = {key: value for key, value in values.items() if value}
-    rows = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(key, value) for key, value in said.items())
+    rows = Markup("").join(
+        Markup("<dt>{}</dt><dd>{}</dd>").format(sendable(key), sendable(str(value))) for key, value in said.items()
+    )
     return Markup("<details><summary>{} of {} keys</summary><dl>{}</dl></details>").format(len(said), len(values), rows)

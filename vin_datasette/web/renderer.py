@@ -15,6 +15,8 @@ from datasette.database import QueryInterrupted
 from datasette.utils import escape_sqlite, sqlite3, sqlite_timelimit
 
 from vin_datasette.parquet import MEDIA_TYPE, Encoder, Part
+from vin_datasette.web.asking import RETRY_AFTER
+from vin_datasette.web.leaving import WORDS
 from vin_datasette.web.page_query import PageError, page_query
 from vin_datasette.web.routes import error, too_many_exports
 from vin_datasette.web.state import state_of
@@ -72,6 +74,8 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
     except (sqlite3.Error, PageError) as problem:
         return _refusal(datasette, f"This cannot be written as Parquet: {problem}.")
     own = state_of(datasette)
+    if own.leaving.begun:
+        return _Unchanged(error(datasette, f"{WORDS}.", 503, {"Retry-After": str(RETRY_AFTER)}))
     if not own.exports.take():
         return _Unchanged(too_many_exports(datasette))
     return Streamed(
@@ -80,7 +84,9 @@ async def render_parquet(  # noqa: PLR0917 - Datasette passes what is named
         headers=download_headers(datasette, f"{re.sub(r'[^A-Za-z0-9._-]', '_', table or database)}.parquet"),
         content_type=MEDIA_TYPE,
         limit=own.settings.export_timeout,
+        stall=own.settings.stall_timeout,
         slots=own.exports,
+        over=own.leaving.over,
         failed=lambda failure: error(datasette, f"This cannot be written as Parquet: {failure}.", 400),
     )
 
@@ -161,12 +167,12 @@ async def _kinds(
 ) -> list[pa.DataType]:
     """The Arrow type of each column: that of all its values, else the declared one, else text."""
     declared = await _declared(db, table) if table else {}
-    chosen = f"SELECT {', '.join(map(escape_sqlite, columns))} FROM {escape_sqlite(table)}" if table else sql  # noqa: S608
+    chosen = f"SELECT {', '.join(map(escape_sqlite, columns))} FROM {escape_sqlite(table)}" if table else sql  # noqa: S608 - escaped, or Datasette's own SQL  # nosec B608
     # By position, as names may differ in case alone. On a line of its own the parenthesis is not
     # swallowed by a comment at the end.
     names = [f"c{index}" for index in range(len(columns))]
     flags = [flag.format(name) for name in names for flag in _FLAGS]
-    scan = f"WITH q ({', '.join(names)}) AS (\n{chosen.strip().rstrip(';')}\n) SELECT {', '.join(flags)} FROM q"  # noqa: S608
+    scan = f"WITH q ({', '.join(names)}) AS (\n{chosen.strip().rstrip(';')}\n) SELECT {', '.join(flags)} FROM q"  # noqa: S608 - escaped, or Datasette's own SQL  # nosec B608
     try:
         [seen] = (await db.execute(scan, parameters)).rows
     except QueryInterrupted:
