@@ -142,6 +142,18 @@ class TestTheCache:
         assert removed == [True, False, False]
         assert (await lookup.answer(HONDA)).how == "miss"
 
+    async def test_tells_what_it_has_while_more_writes_than_there_are_threads_wait_for_a_lock(
+        self, lookup: Lookup, db: Path
+    ) -> None:
+        await lookup.answer(HONDA)
+        with closing(sqlite3.connect(db)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            removing = [asyncio.ensure_future(lookup.remove(vin)) for vin in numbered_vins(40)]
+            await asyncio.sleep(0)
+            known = await asyncio.wait_for(lookup.known([HONDA]), 5)
+        assert known[HONDA].how == "hit"
+        assert await asyncio.gather(*removing) == [False] * 40
+
     async def test_tells_what_it_has_without_asking_anybody(self, lookup: Lookup, vpic_server: VpicServer) -> None:
         before = lookup.cached(HONDA)
         await lookup.answer(HONDA)
@@ -746,7 +758,10 @@ class TestACacheInTrouble:
                 answer = await lookup.answer(PETERBILT)
         assert (vehicle_of(answer).make, answer.stored) == ("PETERBILT", False)
         [message] = messages(caplog, logging.ERROR)
-        assert message == f"1 answers could not be kept in the cache {path}: attempt to write a readonly database"
+        assert message == (
+            f"The cache {path} cannot be written (attempt to write a readonly database): "
+            "answers are given, and not kept."
+        )
 
     @pytest.mark.usefixtures("impatient")
     async def test_that_another_process_writes_to_costs_no_answer(
@@ -758,7 +773,7 @@ class TestACacheInTrouble:
                 answer = await lookup.answer(PETERBILT)
         assert (vehicle_of(answer).make, answer.stored) == ("PETERBILT", False)
         [message] = messages(caplog, logging.ERROR)
-        assert message == f"1 answers could not be kept in the cache {db}: database is locked"
+        assert message == f"The cache {db} cannot be written (database is locked): answers are given, and not kept."
 
     @pytest.mark.usefixtures("impatient")
     async def test_that_was_locked_is_written_once_it_is_free(self, make_settings: MakeSettings, db: Path) -> None:
@@ -794,7 +809,7 @@ class TestACacheInTrouble:
                 answer = await lookup.answer(HONDA)
         assert (vehicle_of(answer).make, answer.how, answer.stored) == ("HONDA", "miss", False)
         assert messages(caplog, logging.WARNING) == [
-            f"The cache {db} cannot be read (database is locked); asking a source instead"
+            f"The cache {db} cannot be read (database is locked): asking a source instead."
         ]
 
     async def test_that_somebody_reads_in_another_mode_is_used_as_it_is(
@@ -828,9 +843,8 @@ class TestACacheInTrouble:
         assert [(vehicle_of(answer).make, answer) for answer in answers if isinstance(answer, Answer)] == [
             ("HONDA", answer) for answer in answers if isinstance(answer, Answer) and not answer.stored
         ]
-        assert [message.rpartition(": ")[2] for message in messages(caplog, logging.ERROR)] == [
-            "database or disk is full"
-        ]
+        [message] = messages(caplog, logging.ERROR)
+        assert "cannot be written (database or disk is full)" in message
 
     async def test_full_says_what_it_has(self, lookup: Lookup) -> None:
         await lookup.answer(HONDA)

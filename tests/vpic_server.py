@@ -18,14 +18,19 @@ import math
 import random
 import select
 import socket
+import ssl
 import struct
 import sys
 import threading
 import time
+import zlib
 from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from http.client import responses
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 BASE_PATH = "/api/vehicles/"
 BATCH = "decodevinvaluesbatch"
 BATCH_LIMIT = 50
+SELF_SIGNED = Path(__file__).parent / "data" / "self_signed.pem"
+"""A certificate with its key, for 127.0.0.1 and for a hundred years, made for these tests alone."""
 REMEMBERED = 16_384
 FLAT = ("decodevinvalues", "decodevinvaluesextended")
 VARIABLES = ("decodevin", "decodevinextended")
@@ -205,6 +212,7 @@ class Fault:
     spoil: Spoiler = field(default=lambda answer: answer, repr=False)
     delivery: Delivery = "whole"
     seconds: float = 0.0
+    poured: Callable[[], Iterator[bytes]] | None = field(default=None, repr=False)
 
     html_200: ClassVar[Fault]  # status 200 with an HTML page
     xml_200: ClassVar[Fault]  # status 200 with XML although JSON was asked
@@ -223,6 +231,9 @@ class Fault:
     foreign_json: ClassVar[Fault]  # the body is `{"hello":"world"}`
     missing_keys: ClassVar[Fault]  # the results have neither `VIN` nor `ErrorCode`
     invalid_utf8: ClassVar[Fault]  # a string in the JSON holds a byte that UTF-8 does not have
+    endless_headers: ClassVar[Fault]  # one header after another, and never a body
+    dripping_headers: ClassVar[Fault]  # one header after another, each 50 ms after the last
+    no_http: ClassVar[Fault]  # what another protocol says
 
     @staticmethod
     def status(code: int, retry_after: float | str | None = None, body: str | None = None) -> Fault:
@@ -244,6 +255,15 @@ class Fault:
     def huge(size: int, declared: bool = True) -> Fault:
         """Fill the right answer with blanks up to this size; `declared` sends Content-Length."""
         return Fault("huge", lambda a: replace(a, body=a.body.ljust(size), declared=declared))
+
+    @staticmethod
+    def flood(size: int, codings: int = 0) -> Fault:
+        """Send so many bytes in chunks, unlike `huge` without having them in memory; with
+        `codings`, packed by gzip so many times, and said to be."""
+        if codings:
+            # Once, and not in the time of whoever is kept waiting.
+            _packed(size, codings)
+        return Fault(f"flood({size}, {codings})", poured=lambda: _flood(size, codings))
 
 
 def _results(change: Callable[[Results], Results | None]) -> Spoiler:
@@ -271,6 +291,33 @@ def _body(change: Callable[[bytes], bytes]) -> Spoiler:
     return lambda answer: replace(answer, body=change(answer.body))
 
 
+def _flood(size: int, codings: int) -> Iterator[bytes]:
+    said = f"Content-Encoding: {', '.join(['gzip'] * codings)}\r\n" if codings else ""
+    yield f"HTTP/1.1 200 OK\r\nContent-Type: {_JSON}\r\nTransfer-Encoding: chunked\r\n{said}\r\n".encode()
+    for piece in [_packed(size, codings)] if codings else _blanks(size):
+        yield b"%x\r\n%s\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
+
+
+def _blanks(size: int) -> Iterator[bytes]:
+    block = b" " * 65_536
+    return (block for _ in range(math.ceil(size / len(block))))
+
+
+@lru_cache(maxsize=4)
+def _packed(size: int, codings: int) -> bytes:
+    """So many blanks, packed so many times: a thousandth of them, or a millionth."""
+    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    pieces = [_packed(size, codings - 1)] if codings > 1 else _blanks(size)
+    return b"".join([*map(packer.compress, pieces), packer.flush()])
+
+
+def _endless_headers() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\n"
+    for number in count():
+        yield b"X-Header-%d: %s\r\n" % (number, b"x" * 1000)
+
+
 _NO_FAULT = Fault("none")
 Fault.html_200 = Fault("html_200", lambda _: _page(200))
 Fault.xml_200 = Fault("xml_200", lambda _: _xml(1))
@@ -288,6 +335,9 @@ Fault.null_results = Fault("null_results", _results(lambda _: None))
 Fault.not_json_object = Fault("not_json_object", lambda _: Answer(200, b"[]"))
 Fault.foreign_json = Fault("foreign_json", lambda _: Answer(200, b'{"hello":"world"}'))
 Fault.missing_keys = Fault("missing_keys", _results(_anonymous))
+Fault.endless_headers = Fault("endless_headers", poured=_endless_headers)
+Fault.dripping_headers = Fault("dripping_headers", seconds=0.05, poured=_endless_headers)
+Fault.no_http = Fault("no_http", poured=lambda: iter([b"220 mail.example.org ESMTP\r\n"]))
 Fault.invalid_utf8 = Fault("invalid_utf8", _body(lambda b: b.replace(b':"', b':"\xff', 1)))
 
 
@@ -327,6 +377,16 @@ class _Connection:
             if await self.left_within(seconds / pauses):
                 break
         return data[pauses * size :]
+
+    async def pour(self, pieces: Iterator[bytes], pause: float) -> None:
+        """Send all of them, a pause after each, as long as the client takes them."""
+        for piece in pieces:
+            self._writer.write(piece)
+            await self._writer.drain()
+            if pause and await self.left_within(pause):
+                break
+            # With nothing to wait for, nobody else on the loop would have a turn.
+            await asyncio.sleep(0)
 
     async def finish(self, data: bytes, reset: bool) -> None:
         """Send the last bytes of an answer, and a reset after them if asked."""
@@ -484,7 +544,9 @@ class VpicServer:
             return b"", "close"
         if fault.delivery == "silence":
             await connection.left_within(None)
-        if fault.delivery in ("silence", "nothing"):
+        if fault.poured:
+            await connection.pour(fault.poured(), fault.seconds)
+        if fault.poured or fault.delivery in ("silence", "nothing"):
             return b"", "close"
         keep = answer.declared and call.headers.get("connection", "").lower() != "close"
         call.status = answer.status
@@ -578,6 +640,38 @@ def closed_port() -> Iterator[str]:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{holder.getsockname()[1]}{BASE_PATH}"
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """Yield a base URL whose TCP connects are accepted, by the system, and which nobody serves."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{BASE_PATH}"
+
+
+@contextlib.contextmanager
+def self_signed() -> Iterator[str]:
+    """Yield a base URL for TLS whose certificate nobody vouches for, and which says 200 to whom
+    that does not matter."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(SELF_SIGNED)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+
+        def serve() -> None:
+            # Ended by the listener, which is shut down.
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    peer.settimeout(5)
+                    with contextlib.suppress(OSError), peer, context.wrap_socket(peer, server_side=True) as trusting:
+                        trusting.recv(65_536)
+                        trusting.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}{BASE_PATH}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
 
 
 def main() -> None:

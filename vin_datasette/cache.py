@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -16,14 +17,25 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
+from weakref import WeakSet
 
+from vin_datasette.place import Left, Place
 from vin_datasette.record import Record, SourceName
-from vin_datasette.schema import CHANGES, FRESHNESS_INDEX, MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.schema import (
+    CHANGES,
+    FRESHNESS_INDEX,
+    MIGRATION_NAMES,
+    MIGRATION_SET,
+    REJECTIONS,
+    USABLE_SINCE_SET,
+    VEHICLES,
+)
+from vin_datasette.trouble import Trouble
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.vin import VIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sqlite_utils import Database
 
@@ -36,6 +48,9 @@ READ_TIMEOUT = 0.25
 WRITE_TIMEOUT = 10.0
 """Seconds that a write waits for another process to end its own."""
 
+LOOK_EVERY = 2.0
+"""Seconds after which a read looks again whether the file still lies where it was opened; each write does."""
+
 # SQLite takes at most 999 variables in a statement before 3.32, and 32,766 since.
 _VARIABLES = 500
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -43,9 +58,26 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 class CacheError(Exception):
     """A cache file that cannot be used; the message says which and why. `temporary`
-    when that is only because somebody else holds its lock."""
+    when that may pass: somebody else holds its lock, or it was in use until just now."""
 
     temporary = False
+
+
+_caches: WeakSet[Cache] = WeakSet()
+_inherited: list[sqlite3.Connection] = []
+"""Of the parent of this process, which was forked. While they are open, SQLite takes the parent's locks for
+this process's own, and the parent, when it closes the file, removes what this process is writing."""
+
+_abandoned: list[sqlite3.Connection] = []
+
+
+def _leave_to_the_parent() -> None:
+    for cache in _caches:
+        cache.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class Cache:
@@ -55,6 +87,10 @@ class Cache:
     for this process's own writes. Where nothing else is said, methods raise
     `sqlite3.Error` when the file is locked, full, read-only or damaged, and
     `CacheError` when it cannot be opened at all.
+
+    A file that is removed, moved or replaced while it is open is noticed within
+    `LOOK_EVERY` seconds, and at the latest by the next write: what lies at the path from then
+    on is used, and made where there is nothing. While its folder is gone it is read, and not written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,6 +98,50 @@ class Cache:
         self._lock = threading.RLock()
         self._write_lock = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._place: Place | None = None
+        self._looked_at = 0.0
+        # Whether the file that is open is gone with its folder: it can be read, and what would be saved in it is lost.
+        self._is_adrift = False
+        self._locked_out = False
+        self.is_read_only = False
+        """Whether the file that is open cannot be written."""
+        self.is_immutable = False
+        """Whether the file is read as one that nobody changes, as no other way is open on a disk that is read-only."""
+        self.patient = False
+        """Whether each write waits `WRITE_TIMEOUT` for a lock, though the last one did so in vain."""
+        self.on_leaving: Callable[[], object] = _nothing
+        """Called, on whichever thread notices it, when the file that is open is no longer the one at the path, before
+        that one is opened: who else has connections to it in this process ought to close them."""
+        self.reading = Trouble(log, logging.WARNING, lambda _: f"The cache {self.path} can be read again.")
+        """For whoever answers although the cache could not be read."""
+        self.writing = Trouble(
+            log,
+            logging.ERROR,
+            lambda cost: f"The cache {self.path} can be written again; {cost:,} answers were not kept meanwhile.",
+        )
+        """For whoever gives answers that could not be kept."""
+
+        _caches.add(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child: have locks and, from the next use on, connections of its own."""
+        # What a thread of the parent's was using at that moment is in no state to be closed.
+        is_idle = self._lock.acquire(blocking=False) and self._write_lock.acquire(blocking=False)
+        (_inherited if is_idle else _abandoned).extend(self._connections or ())
+        self._lock, self._write_lock = threading.RLock(), threading.Lock()
+        self._connections = self._place = None
+
+    def not_read(self, error: Exception) -> None:
+        """Say, once, that a source is asked as the cache cannot be read."""
+        self.reading.met(str(error), self._words("read", error, "asking a source instead"), lasts=is_damage(error))
+
+    def not_written(self, error: Exception, answers: int = 0) -> None:
+        """Say, once, that answers are not kept, and count them."""
+        words = self._words("written", error, "answers are given, and not kept")
+        self.writing.met(str(error), words, cost=answers, lasts=is_damage(error))
+
+    def _words(self, done: str, error: Exception, instead: str) -> str:
+        return f"The cache {self.path} cannot be {done} ({error}): {instead}.{_advice(self.path, error)}"
 
     def open(self) -> None:
         """Make or migrate the file and connect, now rather than on first use.
@@ -80,26 +160,77 @@ class Cache:
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """The connections that read and write."""
         with self._lock:
-            if self._connections is None:
+            is_due = self._connections is not None and time.monotonic() - self._looked_at >= LOOK_EVERY
+            # A connection that writes just now is not to be closed; who writes has looked.
+            if is_due and self._write_lock.acquire(blocking=False):
+                try:
+                    self._look()
+                finally:
+                    self._write_lock.release()
+            return self._connected()
+
+    def _connected(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        if self._connections is None:
+            try:
                 self._connections = self._connect()
-            return self._connections
+            except CacheError as error:
+                error.temporary |= self._place is not None
+                raise
+            self._place = Place(self.path)
+            self._looked_at = time.monotonic()
+        return self._connections
+
+    def _look(self) -> None:
+        """Let go of the file when it is no longer the one at the path, after what its `-wal`
+        holds is saved in it. Both locks have to be held."""
+        self._looked_at = time.monotonic()
+        if self._connections is None or self._place is None or self.is_immutable:
+            return
+        left = self._place.left()
+        self._is_adrift = left == "file" and not self.path.parent.is_dir()
+        if left == "nothing" or self._is_adrift:
+            return
+        reader, writer = self._connections
+        is_saved = _checkpointed(writer)
+        if left == "journal" and not is_saved:
+            # Somebody reads what it holds. It can be read and written as it is, and saved at the next look.
+            return
+        log.error("%s", self._words_for(left))
+        self.on_leaving()
+        reader.close()
+        writer.close()
+        self._connections = None
+        if left == "file":
+            self._place.clear(is_saved=is_saved)
+        self.reading.forget()
+        self.writing.forget()
+
+    def _words_for(self, left: Left) -> str:
+        if left == "journal":
+            return f"The -wal or -shm of the cache {self.path} was removed while it was open; it is made anew."
+        if self.path.exists():
+            return f"The cache {self.path} was replaced while it was open; from now on what lies there is used."
+        return f"The cache {self.path} was removed while it was open; it is made anew, and begins empty."
 
     def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        while _inherited:
+            _inherited.pop().close()
         if "\0" in str(self.path):
             raise CacheError(f"{str(self.path)!r} is no name that a file can have.")
         if not self.path.parent.is_dir():
             raise CacheError(f"{self.path} cannot be made: there is no folder {self.path.parent}.")
         if self.path.is_dir():
             raise CacheError(f"{self.path} is a folder, and the cache is a file.")
+        self.is_read_only = self.is_immutable = False
         try:
             try:
                 return self._opened_to_write()
             except sqlite3.OperationalError as error:
-                if "readonly" not in str(error) or not self.path.exists():
+                if not _is_refused(error) or not self.path.exists():
                     raise
                 return self._opened_to_read()
         except sqlite3.Error as error:
-            failure = CacheError(f"{self.path} cannot be used as a cache: {error}.")
+            failure = CacheError(f"{self.path} cannot be used as a cache: {error}.{_advice(self.path, error)}")
             failure.temporary = "locked" in str(error)
             raise failure from error
 
@@ -119,25 +250,32 @@ class Cache:
         return reader, writer
 
     def _opened_to_read(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        """Connections to a file that cannot be written, in a folder that cannot either,
-        where SQLite opens it no other way. It is taken not to change: who can write it after
-        all must not, while it is open here. What is saved is refused by SQLite."""
-        log.warning("The cache %s cannot be written: nothing new will be kept", self.path)
+        """Connections to a file that cannot be written. What is saved is refused by SQLite.
+
+        Where the folder cannot be written either, SQLite opens it only if a `-wal` and a `-shm`
+        lie there, as of a process that was killed; else it has to be taken not to change: who
+        can write it after all must not, while it is open here.
+        """
+        try:
+            pair = self._pair("mode=ro")
+        except sqlite3.OperationalError:
+            pair = self._pair("mode=ro&immutable=1")
+            self.is_immutable = True
+        self.is_read_only = True
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        if self.is_immutable and wal.exists() and wal.stat().st_size:
+            log.warning("The latest answers, in %s, cannot be read before the cache can be written", wal)
+        return pair
+
+    def _pair(self, query: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         with contextlib.ExitStack() as opened:
-            pair = [
-                opened.enter_context(
-                    contextlib.closing(
-                        sqlite3.connect(
-                            f"{self.path.resolve().as_uri()}?mode=ro&immutable=1",
-                            uri=True,
-                            check_same_thread=False,
-                            isolation_level=None,
-                        )
+            pair = [opened.enter_context(contextlib.closing(_connect_to_read(self.path, query))) for _ in range(2)]
+            if not _is_current(pair[0], self.path):
+                if _steps(pair[0], MIGRATION_SET):
+                    raise CacheError(
+                        f"{self.path} was made by an older vin-datasette and has to be brought up to date, "
+                        "but cannot be written: make it, or a copy of it, writable."
                     )
-                )
-                for _ in range(2)
-            ]
-            if _applied(pair[0]) != set(MIGRATION_NAMES):
                 raise sqlite3.OperationalError("attempt to write a readonly database")
             pair[0].text_factory = bytes
             opened.pop_all()
@@ -148,7 +286,7 @@ class Cache:
         with self._write_lock, self._lock:
             for connection in self._connections or ():
                 connection.close()
-            self._connections = None
+            self._connections = self._place = None
 
     def exists(self) -> bool:
         """Whether there is a file yet; asking does not make one."""
@@ -159,18 +297,35 @@ class Cache:
         return self.get_many([vin]).get(vin)
 
     def get_many(self, vins: Sequence[VIN]) -> dict[VIN, Record]:
-        """The records kept for `vins`, by VIN; those that are not there are left out."""
+        """The records kept for `vins`, by VIN; those that are not there are left out.
+
+        Of several, those that cannot be read as their part of the file is damaged are left
+        out as well, which the log tells; of a single one the `sqlite3.DatabaseError` is raised.
+        """
         found: dict[VIN, Record] = {}
         with self._lock:
             reader, _ = self._open()
             for start in range(0, len(vins), _VARIABLES):
-                part = vins[start : start + _VARIABLES]
-                for sql in _select(f"vin IN ({_marks(part)})"):
-                    for row in reader.execute(sql, part):
-                        record = _record(row)
-                        if record is not None:
-                            found.setdefault(record.vin, record)
+                self._read(reader, vins[start : start + _VARIABLES], found, is_all=len(vins) == 1)
         return found
+
+    def _read(self, reader: sqlite3.Connection, part: Sequence[VIN], found: dict[VIN, Record], *, is_all: bool) -> None:
+        """Put what is there for `part` into `found`, around what is damaged."""
+        try:
+            for sql in _select(f"vin IN ({_marks(part)})"):
+                for row in reader.execute(sql, part):
+                    record = _record(row)
+                    if record is not None:
+                        found.setdefault(record.vin, record)
+        except sqlite3.DatabaseError as error:
+            if is_all or not is_damage(error):
+                raise
+            if len(part) == 1:
+                self.not_read(error)
+                return
+            middle = len(part) // 2
+            for half in (part[:middle], part[middle:]):
+                self._read(reader, half, found, is_all=False)
 
     def fresh(self, vins: Sequence[str], since: datetime | None, *, by_vpic: bool, clean: bool) -> set[str]:
         """Those of `vins` that are vehicles and need not be asked about again: known
@@ -183,7 +338,7 @@ class Cache:
         conditions += ["error_code = '0'"] if clean else []
         # One list in and one text out for all of them: in parts and row by row it takes twice as long.
         sql = (
-            f"SELECT group_concat(vin, ' ') FROM {VEHICLES} INDEXED BY {FRESHNESS_INDEX} "  # noqa: S608
+            f"SELECT group_concat(vin, ' ') FROM {VEHICLES} INDEXED BY {FRESHNESS_INDEX} "  # noqa: S608 - names are our own, values are bound  # nosec B608
             f"WHERE vin IN (SELECT value FROM json_each(?)) AND {' AND '.join(conditions)}"
         )
         with self._lock:
@@ -205,16 +360,19 @@ class Cache:
                         return record
         return None
 
-    def save(self, answers: Iterable[Vehicle | Rejection]) -> None:
-        """Keep answers, all of them in one transaction.
+    def save(self, answers: Iterable[Vehicle | Rejection], *, renewals: bool = False) -> set[str]:
+        """Keep answers, all of them in one transaction; the VINs of those that are kept.
 
         An answer takes the place of an earlier one, but none ever the place of what vPIC
         itself said except what vPIC says now; where that differs, the earlier answer goes
         into the table of changes. Rejections of malformed VINs, which have no record, are
-        not kept.
+        not kept; nor are `renewals` of what was removed while a source was asked about it.
         """
         rows = {answer.vin: _row(answer, answer.record) for answer in answers if answer.record is not None}
         with self._write() as db:
+            if renewals:
+                there = _there(db, [*rows])
+                rows = {vin: row for vin, row in rows.items() if vin in there}
             earlier = _said_by_vpic(db, rows)
             new = {vin: row for vin, row in rows.items() if vin not in earlier or row["source"] == "vpic"}
             _insert(
@@ -226,6 +384,7 @@ class Cache:
             with _indexed_at_once(db) if len(new) >= _MANY else contextlib.nullcontext():
                 _insert(db, VEHICLES, [row for row in new.values() if "reason" not in row])
             _insert(db, REJECTIONS, [row for row in new.values() if "reason" in row])
+        return {*rows}
 
     def remove(self, vin: VIN) -> bool:
         """Forget a VIN; whether anything was kept for it."""
@@ -239,7 +398,7 @@ class Cache:
         with self._lock:
             reader, _ = self._open()
             return {
-                table: reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+                table: reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - names are our own, values are bound  # nosec B608
                 for table in (VEHICLES, REJECTIONS)
             }
 
@@ -248,10 +407,15 @@ class Cache:
         from sqlite_utils import Database
 
         with self._write_lock:
-            _, writer = self._open()
+            with self._lock:
+                self._look()
+                if self._is_adrift:
+                    failure = CacheError(f"there is no folder {self.path.parent} any more")
+                    failure.temporary = True
+                    raise failure
+                _, writer = self._connected()
             db = Database(writer, execute_plugins=False)
-            # Taking the lock first: a transaction that begins by reading cannot wait for it later.
-            writer.execute("BEGIN IMMEDIATE")
+            self._begin(writer)
             try:
                 with db.atomic():
                     yield db
@@ -260,6 +424,44 @@ class Cache:
                 if writer.in_transaction:
                     writer.execute("ROLLBACK")
                 raise
+
+    def _begin(self, writer: sqlite3.Connection) -> None:
+        """Begin a transaction by taking the lock: one that begins by reading cannot wait for it later."""
+        # Who waits behind one who has waited in vain is not to wait as long again, one after another.
+        timeout = READ_TIMEOUT if self._locked_out and not self.patient else WRITE_TIMEOUT
+        writer.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            self._locked_out = "locked" in str(error)
+            raise
+        self._locked_out = False
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file itself is damaged."""
+    return "malformed" in str(error) or "not a database" in str(error)
+
+
+def _advice(path: Path, error: Exception) -> str:
+    """What to do about a file that SQLite finds damaged, as a sentence to append; else nothing."""
+    if not is_damage(error):
+        return ""
+    return f" What can be saved is saved by sqlite3 '{path}' .recover | sqlite3 saved.db, while nobody uses it."
+
+
+def _nothing() -> None:
+    pass
+
+
+def _checkpointed(writer: sqlite3.Connection) -> bool:
+    """Whether all that the `-wal` holds is in the database now, and nothing is left in it."""
+    try:
+        writer.execute(f"PRAGMA busy_timeout = {int(READ_TIMEOUT * 1000)}")
+        [(busy, _, _)] = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error:
+        return False
+    return not busy
 
 
 @contextlib.contextmanager
@@ -274,17 +476,39 @@ def snapshot(path: str | Path) -> Iterator[sqlite3.Connection]:
         raise CacheError(f"There is no cache {path}.")
     connection = None
     try:
-        connection = _connect(path, WRITE_TIMEOUT)
-        connection.execute("PRAGMA query_only = 1")
-        # The transaction begins with the first read, not with BEGIN.
-        connection.execute("BEGIN")
-        connection.execute(f"SELECT 1 FROM {VEHICLES} LIMIT 1").fetchone()  # noqa: S608
+        try:
+            connection = _connect(path, WRITE_TIMEOUT)
+            _begin_to_read(connection)
+        except sqlite3.OperationalError as error:
+            if connection is None or not _is_refused(error):
+                raise
+            connection.close()
+            connection = _connect_to_read(path, "mode=ro&immutable=1")
+            _begin_to_read(connection)
         yield connection
     except sqlite3.Error as error:
         raise CacheError(f"{path} cannot be read as a cache: {error}.") from error
     finally:
         if connection is not None:
             connection.close()
+
+
+def _begin_to_read(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only = 1")
+    # The transaction begins with the first read, not with BEGIN.
+    connection.execute("BEGIN")
+    connection.execute(f"SELECT 1 FROM {VEHICLES} LIMIT 1").fetchone()  # noqa: S608 - names are our own, values are bound  # nosec B608
+
+
+def _is_refused(error: sqlite3.Error) -> bool:
+    """Whether a file may be read after all: the one is said of a read-only file, the other of a read-only disk."""
+    return "readonly" in str(error) or "unable to open" in str(error)
+
+
+def _connect_to_read(path: Path, query: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?{query}", uri=True, check_same_thread=False, isolation_level=None
+    )
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
@@ -297,7 +521,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date, in one transaction, unless it is already."""
     # A reader's patience: an up-to-date file has to be locked by somebody to make this wait.
     connection.execute(f"PRAGMA busy_timeout = {int(READ_TIMEOUT * 1000)}")
-    current = _applied(connection) == set(MIGRATION_NAMES)
+    current = _is_current(connection, path)
     if current and connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         # Who made it was ended before this, or somebody changed it. While others read, it is used as it is.
         with contextlib.suppress(sqlite3.OperationalError):
@@ -307,17 +531,16 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         return
     from sqlite_utils import Database
 
-    from vin_datasette.migrations import migrations
+    from vin_datasette.migrations import upgrade
 
     made_here = connection.execute("PRAGMA page_count").fetchone() == (0,)
     if made_here:
         _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        newer = _applied(connection) - set(MIGRATION_NAMES)
-        if newer:
-            raise CacheError(f"{path} was made by a newer vin-datasette; upgrade the package to use it.")
-        migrations.apply(Database(connection, execute_plugins=False))
+        # Another process may have been here first, of this version or of a newer one.
+        if not _is_current(connection, path):
+            upgrade(Database(connection, execute_plugins=False))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -343,18 +566,35 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _applied(connection: sqlite3.Connection) -> set[str]:
+def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether a file needs no step of ours: it has had them all, or a newer version made it
+    and says that this one can use it. Raises `CacheError` when it does not say so."""
+    applied, known = _steps(connection, MIGRATION_SET), set(MIGRATION_NAMES)
+    newer = applied - known
+    if not newer:
+        return applied == known
+    if not (applied >= known and _steps(connection, USABLE_SINCE_SET) & known):
+        raise CacheError(
+            f"{path} was made by a newer vin-datasette; upgrade the package to use it, "
+            "or put a copy of it from before in its place."
+        )
+    log.warning("%s was made by a newer vin-datasette (%s) and is used as it is", path, ", ".join(sorted(newer)))
+    return True
+
+
+def _steps(connection: sqlite3.Connection, migration_set: str) -> set[str]:
+    """The names that a set of migrations has in a file."""
     table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()
     if not table:
         return set()
-    rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ?", [MIGRATION_SET])
+    rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ?", [migration_set])
     return {name for (name,) in rows}
 
 
 def _select(condition: str) -> list[str]:
     """SQL for the rows of each table that hold a record and meet the condition."""
     columns = "vin, record, source, source_version, fetched_at, notes"
-    return [f"SELECT {columns} FROM {table} WHERE {condition}" for table in (VEHICLES, REJECTIONS)]  # noqa: S608
+    return [f"SELECT {columns} FROM {table} WHERE {condition}" for table in (VEHICLES, REJECTIONS)]  # noqa: S608 - names are our own, values are bound  # nosec B608
 
 
 def _marks(part: Sequence[object]) -> str:
@@ -388,7 +628,7 @@ def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> dict[str, dict[st
     for start in range(0, len(asked), _VARIABLES):
         part = asked[start : start + _VARIABLES]
         for table in (VEHICLES, REJECTIONS):
-            sql = f"SELECT vin, fetched_at, record FROM {table} WHERE source = 'vpic' AND vin IN ({_marks(part)})"  # noqa: S608
+            sql = f"SELECT vin, fetched_at, record FROM {table} WHERE source = 'vpic' AND vin IN ({_marks(part)})"  # noqa: S608 - names are our own, values are bound  # nosec B608
             for vin, fetched_at, record in db.execute(sql, part):
                 found[vin] = {"vin": vin, "fetched_at": fetched_at, "record": record}
     return found
@@ -426,12 +666,12 @@ def _indexed_at_once(db: Database) -> Iterator[None]:
     if not found:
         yield
         return
-    last = db.execute(f"SELECT coalesce(max(rowid), 0) FROM {VEHICLES}").fetchone()[0]  # noqa: S608
+    last = db.execute(f"SELECT coalesce(max(rowid), 0) FROM {VEHICLES}").fetchone()[0]  # noqa: S608 - names are our own, values are bound  # nosec B608
     db.execute(f"DROP TRIGGER {trigger}")
     yield
     columns = ", ".join(row[1] for row in db.execute(f"PRAGMA table_info({table})"))
     db.execute(
-        f"INSERT INTO {table} (rowid, {columns}) SELECT rowid, {columns} FROM {VEHICLES} WHERE rowid > ?",  # noqa: S608
+        f"INSERT INTO {table} (rowid, {columns}) SELECT rowid, {columns} FROM {VEHICLES} WHERE rowid > ?",  # noqa: S608 - names are our own, values are bound  # nosec B608
         [last],
     )
     db.execute(found[0])
@@ -440,7 +680,7 @@ def _indexed_at_once(db: Database) -> Iterator[None]:
 def _insert(db: Database, table: str, rows: Sequence[dict[str, object]]) -> None:
     if rows:
         columns, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
-        db.conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", [[*row.values()] for row in rows])  # noqa: S608
+        db.conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", [[*row.values()] for row in rows])  # noqa: S608 - names are our own, values are bound  # nosec B608
 
 
 def _row(answer: Vehicle | Rejection, record: Record) -> dict[str, object]:
@@ -488,11 +728,21 @@ def _rejection_row(rejection: Rejection, record: Record) -> dict[str, object]:
     }
 
 
+def _there(db: Database, vins: Sequence[str]) -> set[str]:
+    """Those of some VINs that one of the tables holds."""
+    found: set[str] = set()
+    for start in range(0, len(vins), _VARIABLES):
+        part = vins[start : start + _VARIABLES]
+        for table in (VEHICLES, REJECTIONS):
+            found.update(vin for (vin,) in db.execute(f"SELECT vin FROM {table} WHERE vin IN ({_marks(part)})", part))  # noqa: S608 - names are our own, values are bound  # nosec B608
+    return found
+
+
 def _forget(db: Database, vins: Sequence[str]) -> int:
     """Delete the rows of VINs from both tables; how many there were."""
     deleted = 0
     for start in range(0, len(vins), _VARIABLES):
         part = vins[start : start + _VARIABLES]
         for table in (VEHICLES, REJECTIONS):
-            deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({_marks(part)})", part).rowcount  # noqa: S608
+            deleted += db.execute(f"DELETE FROM {table} WHERE vin IN ({_marks(part)})", part).rowcount  # noqa: S608 - names are our own, values are bound  # nosec B608
     return deleted

@@ -57,6 +57,8 @@ class Flights(Generic[T]):
         self._workers: set[asyncio.Task[None]] = set()
         self._leaving: asyncio.Handle | None = None
         self._gathering_ends = 0.0
+        # Why nothing new is taken; empty while it is.
+        self._closed = ""
 
     @property
     def waiting(self) -> int:
@@ -81,9 +83,14 @@ class Flights(Generic[T]):
         for question in questions:
             flight = self._under_way.get(question.vin)
             if flight is None:
-                flight = self._under_way[question.vin] = loop.create_future()
+                flight = loop.create_future()
                 # Nobody may be left to take the error when all who waited have gone.
                 flight.add_done_callback(_seen)
+                if self._closed:
+                    flight.set_exception(self._ended)
+                    boarded.append(flight)
+                    continue
+                self._under_way[question.vin] = flight
                 self._waiting.append(question)
             self._wanted[question.vin] = self._wanted.get(question.vin, 0) + 1
             boarded.append(flight)
@@ -114,6 +121,11 @@ class Flights(Generic[T]):
             self._held = 0
             self._dispatch()
 
+    def close(self, reason: str) -> None:
+        """Take no further questions: their futures end with a `SourceError` that says why. What has
+        boarded goes on."""
+        self._closed = reason
+
     async def aclose(self) -> None:
         """End what is under way; who still waits gets a `SourceError`."""
         self._unboard()
@@ -126,7 +138,11 @@ class Flights(Generic[T]):
             self._workers.difference_update(ended)
         self._unboard()
         # Of a worker that was ended before it began.
-        self._fail([*self._under_way], SourceError(_ENDED, asked=False))
+        self._fail([*self._under_way], self._ended)
+
+    @property
+    def _ended(self) -> SourceError:
+        return SourceError(self._closed or _ENDED, asked=False)
 
     def _unboard(self) -> None:
         """Send none of those that wait, and tell them."""
@@ -136,7 +152,7 @@ class Flights(Generic[T]):
         waiting = [question.vin for question in self._waiting]
         self._waiting.clear()
         self._held = 0
-        self._fail(waiting, SourceError(_ENDED, asked=False))
+        self._fail(waiting, self._ended)
 
     def _dispatch(self) -> None:
         """Send full batches, and see to it that the rest is sent soon."""
@@ -187,7 +203,7 @@ class Flights(Generic[T]):
         except SourceError as error:
             self._fail(vins, error)
         except asyncio.CancelledError:
-            self._fail(vins, SourceError(_ENDED, asked=False))
+            self._fail(vins, self._ended)
             raise
         except Exception as error:  # a defect must not leave its callers waiting forever
             log.exception("Looking up %d VINs failed", len(batch))

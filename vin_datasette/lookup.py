@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from vin_datasette import portal
 from vin_datasette.cache import Cache, CacheError
@@ -22,6 +23,7 @@ from vin_datasette.settings import Settings
 from vin_datasette.siblings import as_sibling, family
 from vin_datasette.sources import Question, SourceError
 from vin_datasette.sources.standin import WithStandIn
+from vin_datasette.tally import Tally
 from vin_datasette.vehicle import Rejection, Vehicle, interpret
 from vin_datasette.vin import VIN, InvalidVIN
 
@@ -56,7 +58,7 @@ class Answer:
     source was asked as the cache had none (`miss`) or one that it no longer repeats
     (`refresh`); whether a cached vehicle alike answered (`sibling`); or whether nobody had
     to, as the VIN is malformed (`malformed`). `stored` is false for an answer that could
-    not be written to the cache.
+    not be written to the cache, or was removed from it while it was asked about anew.
     """
 
     result: Vehicle | Rejection
@@ -131,12 +133,14 @@ class Lookup:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self.cache = Cache(self.settings.db)
-        self._sources = WithStandIn(self.settings)
+        self.tally = Tally()
+        self._sources = WithStandIn(self.settings, self.tally)
         # More than calls may be in flight, which its client sees to: while some batches are kept, others are asked.
         places = 2 * self.settings.concurrency
         self._flights: Flights[Answer] = Flights(self._settle, lambda: self._sources.batch_size, places)
         self._renewals: Flights[Answer] = Flights(self._renew, lambda: self._sources.batch_size, places)
         self._leading: dict[str, asyncio.Future[Answer]] = {}
+        self._write_turn = asyncio.Lock()
 
     async def __aenter__(self) -> Lookup:
         return self
@@ -146,10 +150,20 @@ class Lookup:
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """End what is in flight, and close connections and the cache."""
+    def take_no_more(self, reason: str) -> None:
+        """Ask nobody about anything new: who would is told `reason`. What is in flight goes on, and
+        what the cache knows is answered."""
+        self._flights.close(reason)
+        self._renewals.close(reason)
+
+    async def end_questions(self) -> None:
+        """End what is in flight; who waits for it gets a `SourceError`. What was answered is kept before."""
         await self._flights.aclose()
         await self._renewals.aclose()
+
+    async def aclose(self) -> None:
+        """End what is in flight, and close connections and the cache."""
+        await self.end_questions()
         await self._sources.aclose()
         self.cache.close()
 
@@ -260,6 +274,21 @@ class Lookup:
         return not (self._flights.in_flight or self._renewals.in_flight)
 
     @property
+    def breaker_state(self) -> str:
+        """Whether vPIC is asked: see `Breaker.state`."""
+        return self._sources.breaker.state
+
+    @property
+    def waiting(self) -> int:
+        """How many VINs wait for their turn to be asked about, renewals not among them."""
+        return self._flights.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """How many VINs a source is being asked about."""
+        return self._flights.in_flight + self._renewals.in_flight
+
+    @property
     def batch_size(self) -> int:
         """How many VINs a source takes at once, as things stand."""
         return self._sources.batch_size
@@ -270,8 +299,10 @@ class Lookup:
         return 3 * self.batch_size * self.settings.concurrency
 
     def be_patient(self) -> None:
-        """Wait for vPIC to come back where nobody can stand in, as long as settings say."""
+        """Wait for vPIC to come back where nobody can stand in, as long as settings say, and for
+        a cache that is locked each time."""
         self._sources.patience = self.settings.patience
+        self.cache.patient = True
 
     async def remove(self, text: str) -> bool:
         """Forget a VIN; whether the cache held an answer for it.
@@ -279,16 +310,28 @@ class Lookup:
         Raises `sqlite3.Error` when the cache cannot be written.
         """
         vin = _read(text)
-        return False if isinstance(vin, Answer) else await _to_its_end(self.cache.remove, vin)
+        return False if isinstance(vin, Answer) else await self._written(self.cache.remove, vin)
 
     def health(self) -> dict[str, object]:
-        """The state of the sources and of the queue, as plain JSON."""
+        """The state of the sources and of the queue, as plain JSON; with `trouble` where something
+        else failed when it was last tried: what, and why."""
         breaker = self._sources.breaker
+        found = {
+            "The cache cannot be read": self.cache.reading.reason,
+            "The cache cannot be written": self.cache.writing.reason,
+            "vPIC gives no usable answer": self._sources.nonsense.reason,
+        }
+        trouble = [f"{what}: {reason}" for what, reason in found.items() if reason]
         return {
             "source": self.settings.source,
-            "vpic": {"url": self.settings.vpic_url, "breaker": breaker.state, "retry_in": round(breaker.pause)},
-            "in_flight": self._flights.in_flight + self._renewals.in_flight,
+            "vpic": {
+                "url": _without_password(self.settings.vpic_url),
+                "breaker": breaker.state,
+                "retry_in": round(breaker.pause),
+            },
+            "in_flight": self.in_flight,
             "waiting": self._flights.waiting + self._renewals.waiting,
+            **({"trouble": trouble} if trouble else {}),
         }
 
     # What the cache knows
@@ -300,10 +343,12 @@ class Lookup:
         since = None if max_age is None else datetime.fromtimestamp(max(time.time() - max_age, 0), timezone.utc)
         by_vpic, clean = self.settings.source != "embedded", self.settings.check_digit == "strict"
         try:
-            return self.cache.fresh(texts, since, by_vpic=by_vpic, clean=clean)
+            fresh = self.cache.fresh(texts, since, by_vpic=by_vpic, clean=clean)
         except (sqlite3.Error, CacheError) as error:
             self._unreadable(error)
             return set()
+        self.cache.reading.passed()
+        return fresh
 
     def _known(self, vins: Sequence[VIN], plan: Plan) -> dict[VIN, Answer]:
         """What the cache knows of these VINs and may still say."""
@@ -327,6 +372,7 @@ class Lookup:
         except (sqlite3.Error, CacheError) as error:
             self._unreadable(error)
             return {}
+        self.cache.reading.passed()
         max_age = self.settings.max_age if max_age is None else max_age
         results = {vin: interpret(record, self.settings.check_digit) for vin, record in records.items()}
         return {
@@ -337,7 +383,7 @@ class Lookup:
     def _unreadable(self, error: sqlite3.Error | CacheError) -> None:
         if isinstance(error, CacheError) and not error.temporary:
             raise error
-        log.warning("The cache %s cannot be read (%s); asking a source instead", self.cache.path, error)
+        self.cache.not_read(error)
 
     def _old(self, result: Vehicle | Rejection, record: Record, max_age: float | None) -> bool:
         """Whether a VIN is to be asked about anew, though it may be answered meanwhile. How
@@ -411,8 +457,8 @@ class Lookup:
                     results.update((vin, interpret(as_sibling(record, vin))) for vin in vins)
         except (sqlite3.Error, CacheError) as error:
             self._unreadable(error)
-        stored = self._store(list(results.values())) if results else True
-        return {vin: Answer(result, "sibling", stored) for vin, result in results.items()}
+        stored = self._store(list(results.values())) if results else set()
+        return {vin: Answer(result, "sibling", vin in stored) for vin, result in results.items()}
 
     # What came of it
 
@@ -426,22 +472,38 @@ class Lookup:
         self, records: Sequence[Record | SourceError], how: Literal["miss", "refresh"]
     ) -> list[Answer | SourceError]:
         """Records as answers, written to the cache."""
+        self.tally.records.update(record.source for record in records if not isinstance(record, SourceError))
         results = [
             record if isinstance(record, SourceError) else interpret(record, self.settings.check_digit)
             for record in records
         ]
-        stored = await _to_its_end(self._store, [result for result in results if not isinstance(result, SourceError)])
-        return [result if isinstance(result, SourceError) else Answer(result, how, stored) for result in results]
+        answers = [result for result in results if not isinstance(result, SourceError)]
+        # Who removes a vehicle that is being asked about anew means that one too.
+        stored = await self._written(self._store, answers, how == "refresh")
+        return [
+            result if isinstance(result, SourceError) else Answer(result, how, result.vin in stored)
+            for result in results
+        ]
 
-    def _store(self, results: Sequence[Vehicle | Rejection]) -> bool:
+    async def _written(self, write: Callable[..., T], *arguments: Any) -> T:
+        """What `write` returns, done on a thread when those before it are done: all of them wait for one lock,
+        and would take every thread there is from those who read."""
+
+        async def in_turn() -> T:
+            async with self._write_turn:
+                return await asyncio.to_thread(write, *arguments)
+
+        return await portal.to_its_end(asyncio.ensure_future(in_turn()))
+
+    def _store(self, results: Sequence[Vehicle | Rejection], renewals: bool = False) -> set[str]:
+        """The VINs of those that are kept."""
         try:
-            self.cache.save(results)
+            stored = self.cache.save(results, renewals=renewals)
         except (sqlite3.Error, CacheError) as error:
-            log.error(  # noqa: TRY400
-                "%d answers could not be kept in the cache %s: %s", len(results), self.cache.path, error
-            )
-            return False
-        return True
+            self.cache.not_written(error, len(results))
+            return set()
+        self.cache.writing.passed()
+        return stored
 
 
 _MOST_RENEWALS = 10_000
@@ -484,6 +546,11 @@ async def _landed(
 def _outcome(question: Question, flight: asyncio.Future[Answer]) -> Answer | Failure:
     error = flight.exception()
     return Failure(question.vin, error.reason) if isinstance(error, SourceError) else flight.result()
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _age(record: Record) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vin_datasette.vin import VIN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
     from vin_datasette.lookup import Asked, Lookup, Outcome, Plan
 
@@ -34,18 +34,21 @@ _AT_ONCE = 0.1
 """Seconds within which a chunk is answered that nobody had to be asked about."""
 
 
-async def stream(path: Lookup, asked: Iterable[Asked], plan: Plan) -> AsyncGenerator[list[Outcome], None]:
+async def stream(
+    path: Lookup, asked: Iterable[Asked], plan: Plan, is_full: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[list[Outcome], None]:
     """What many VINs are, in their order, some hundreds at a time.
 
-    `asked` is read on a thread, as far ahead of what is taken as keeps the sources busy.
+    `asked` is read on a thread, as far ahead of what is taken as keeps the sources busy, or until
+    `is_full` says that whoever keeps what belongs to it holds enough.
     """
-    reader = _Reader(iter(asked))
+    reader = _Reader(iter(asked), is_full)
     reading: asyncio.Future[bool] | None = None
     under_way: deque[asyncio.Task[list[Outcome]]] = deque()
     ended, moved, size, in_hand = False, time.monotonic(), CHUNK, 0
     try:
         while not ended or under_way:
-            if reading is None and not ended and in_hand < max(path.window, 2 * size):
+            if reading is None and not ended and in_hand < max(path.window, 2 * size) and not (in_hand and is_full()):
                 reading = asyncio.ensure_future(asyncio.to_thread(reader.read, size))
             waited_for: list[asyncio.Future[Any]] = [future for future in (reading, *islice(under_way, 1)) if future]
             done, _ = await asyncio.wait(waited_for, timeout=_A_MOMENT, return_when=asyncio.FIRST_COMPLETED)
@@ -124,19 +127,22 @@ async def _as_landed(path: Lookup, waiting: deque[VIN]) -> AsyncGenerator[tuple[
 class _Reader:
     """Reads on a thread, and gives what it has read so far to the loop."""
 
-    def __init__(self, items: Iterator[Asked]) -> None:
+    def __init__(self, items: Iterator[Asked], is_full: Callable[[], bool]) -> None:
         self._items = items
+        self._is_full = is_full
         self._read: list[Asked] = []
         self._taken_at = time.monotonic()
         self._lock = threading.Lock()
 
     def read(self, size: int) -> bool:
-        """Read so many further items; whether that was the end."""
+        """Read so many further items, or until it is full; whether that was the end."""
         left = size
         for item in islice(self._items, size):
             left -= 1
             with self._lock:
                 self._read.append(item)
+            if self._is_full():
+                return False
         return left > 0
 
     def taken(self, *, all_of_it: bool) -> list[Asked]:

@@ -26,3 +26,8 @@ _LONG = 120
 def printable(text: str) -> str:
     """`text` on one line, without what a terminal would take for a command to itself."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def sendable(text: str) -> str:
+    """`text` with a question mark for each half of a surrogate pair, which JSON can give and UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -14,9 +18,11 @@ from datasette import handle_exception
 from datasette.database import Database
 from datasette.utils import StartupError
 
-from vin_datasette.cache import CacheError
+from vin_datasette import logs
+from vin_datasette.cache import Cache, CacheError
 from vin_datasette.lookup import Lookup
 from vin_datasette.settings import SettingError, Settings
+from vin_datasette.web.leaving import Leaving
 from vin_datasette.web.lists import Lists
 from vin_datasette.web.streams import Slots
 
@@ -45,7 +51,9 @@ class State:
     database: str
     exports: Slots
     lists: Slots
+    asking: Slots
     vin_lists: Lists = field(default_factory=Lists)
+    leaving: Leaving = field(default_factory=Leaving)
     base_scripts: list[str] = field(default_factory=list)
     """Hashes of the scripts within Datasette's base template, once they are known."""
 
@@ -86,13 +94,27 @@ async def start(datasette: Datasette) -> State:
     # 404 among them, with all local variables, and 1.0 fails at it. Nobody who installs this asked for it.
     handle_exception.rich = None
     settings = settings_of(datasette)
+    logs.set_up_server(settings)
+    if settings.log_format == "json":
+        # What it prints of an error that nobody foresaw, many lines, is one line of the log.
+        handle_exception.traceback = SimpleNamespace(print_exc=partial(log.exception, "A request failed"))
     lookup = Lookup(settings)
     try:
         await asyncio.to_thread(lookup.cache.open)
     except CacheError as error:
         raise CannotStart(str(error)) from None
-    name = _attached(datasette, settings.db) or _attach(datasette, settings.db)
-    state = State(settings, lookup, name, Slots(settings.export_concurrency), Slots(settings.list_concurrency))
+    if lookup.cache.is_read_only:
+        lookup.cache.not_written(sqlite3.OperationalError("attempt to write a readonly database"))
+    name = _attached(datasette, settings.db) or _attach(datasette, lookup.cache)
+    lookup.cache.on_leaving = partial(_reconnect, datasette, name)
+    state = State(
+        settings,
+        lookup,
+        name,
+        exports=Slots(settings.export_concurrency),
+        lists=Slots(settings.list_concurrency),
+        asking=Slots(settings.lookup_concurrency),
+    )
     _states[datasette] = state
     return state
 
@@ -106,6 +128,25 @@ def _attached(datasette: Datasette, path: Path) -> str | None:
     return None
 
 
-def _attach(datasette: Datasette, path: Path) -> str:
-    database = Database(datasette, path=str(path), is_mutable=True)
-    return str(datasette.add_database(database, name=path.stem).name)
+def _attach(datasette: Datasette, cache: Cache) -> str:
+    # What is on a disk that is read-only Datasette, too, reads only when it takes it not to change.
+    database = Database(datasette, path=str(cache.path), is_mutable=not cache.is_immutable)
+    return str(datasette.add_database(database, name=cache.path.stem).name)
+
+
+def _reconnect(datasette: Datasette, name: str) -> None:
+    """Let Datasette's pages connect anew to the file of a database, as the one that they have open
+    is no longer there. What reads it just now comes to its end before.
+
+    Each of its threads keeps a connection of its own, by the database's name under 0.65 and by the
+    database itself under 1.0: so there are new threads, and a new database of the same name.
+    """
+    old, threads = datasette.databases[name], datasette.executor
+    new = Database(datasette, path=old.path, is_mutable=old.is_mutable)
+    new.name, new.route = old.name, old.route
+    if threads:
+        datasette.executor = ThreadPoolExecutor(max_workers=datasette.setting("num_sql_threads"))
+    datasette.databases = {**datasette.databases, name: new}
+    if threads:
+        threads.shutdown(wait=True)
+    old.close()
