@@ -1,8 +1,27 @@
-"""The schema, step by step. A step that was released never changes: append one, and
-name it in `schema.MIGRATION_NAMES` too."""
+"""The schema, step by step, and what each step owes to the versions before it.
+
+A step that was released never changes: append one, name it in `schema.MIGRATION_NAMES`, and
+add the file of its schema to `tests/data/schemas`.
+
+Somebody upgrades, is unhappy, and installs the older version again. So a file says which is
+the oldest step whose version can still use it, and an older version goes on with a file of
+steps that it does not know when it knows that one. A step leaves `schema.USABLE_SINCE` as it
+is when all that older versions do still works, and nothing that they leave out is missed:
+
+- it adds tables, indexes, views, and columns that may be NULL and have no default that means
+  something;
+- it renames, drops and retypes nothing, and adds no constraint and no trigger that can refuse
+  what an older version writes; named indexes stay, as queries name them;
+- what older versions write later is never migrated again, so the code takes NULL in a new
+  column, and rows that are missing from a new table, for "not known" for ever.
+
+A step that cannot keep this makes itself `schema.USABLE_SINCE`: older versions then refuse the
+file in words.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from sqlite_utils import Migrations
@@ -15,6 +34,8 @@ from vin_datasette.schema import (
     MIGRATION_SET,
     REJECTIONS,
     SERIALS_INDEX,
+    USABLE_SINCE,
+    USABLE_SINCE_SET,
     VEHICLES,
 )
 
@@ -22,6 +43,21 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 migrations = Migrations(MIGRATION_SET)
+
+
+def upgrade(db: Database) -> None:
+    """Apply the steps that a file has not had, and say in it which versions can use it now.
+
+    Whole or not at all, where the caller's transaction is around it. Raises what SQLite
+    raises for a file that these tables cannot be made in.
+    """
+    migrations.apply(db)
+    steps = migrations.migrations_table
+    db.execute(f"DELETE FROM {steps} WHERE migration_set = ?", [USABLE_SINCE_SET])  # noqa: S608 - names are our own, values are bound  # nosec B608
+    db.execute(
+        f"INSERT INTO {steps} (migration_set, name, applied_at) VALUES (?, ?, ?)",  # noqa: S608 - names are our own, values are bound  # nosec B608
+        [USABLE_SINCE_SET, USABLE_SINCE, str(datetime.now(timezone.utc))],
+    )
 
 
 @migrations()

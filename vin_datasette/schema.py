@@ -10,6 +10,14 @@ MIGRATION_NAMES = ("m001_vehicles_and_rejections", "m002_changes_and_siblings", 
 """The steps of `migrations.py` in their order; known without importing them, so that
 opening an up-to-date cache costs little."""
 
+USABLE_SINCE = "m001_vehicles_and_rejections"
+"""The oldest step whose version of this package can still use a file of today's last step:
+see `migrations`, whose authors see to it that this is true."""
+
+USABLE_SINCE_SET = "vin_datasette.usable_since"
+"""What the above stands under in a file: a row beside the steps that made it. Not SQLite's
+`user_version`, of which a file has but one, and which may be another's who keeps tables there."""
+
 FRESHNESS_INDEX = "idx_vehicles_vin_fetched_at_source_error_code"
 """Holds all that tells whether a vehicle is to be asked about again: a fleet is checked without reading its rows."""
 
