@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import certifi
 import pytest
@@ -26,7 +26,7 @@ from vin_datasette.vin import VIN, check_digit
 from vin_datasette.web.state import state_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -221,16 +221,17 @@ class Served:
         self.url = ""
         self._said: list[str] = []
         self._ready = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._streams = [stream for stream in (process.stderr, process.stdout) if stream]
+        self._readers = [threading.Thread(target=self._read, args=[stream], daemon=True) for stream in self._streams]
+        for reader in self._readers:
+            reader.start()
         self._ready.wait(60)
         if not self.url:
             self.stop()
             raise RuntimeError(f"The server did not start: {self.said()}")
 
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
             self._said.append(line)
             if match := re.search(r"Uvicorn running on (http://\S+)", line):
                 self.url = match[1]
@@ -238,7 +239,7 @@ class Served:
         self._ready.set()
 
     def said(self) -> str:
-        """What it wrote to standard error so far."""
+        """What it wrote so far, to standard error and, where that is listened to, to standard output."""
         return "".join(self._said)
 
     def stop(self) -> None:
@@ -249,21 +250,35 @@ class Served:
         finally:
             self.process.kill()
             self.process.wait()
-            self._reader.join(5)
-            assert self.process.stderr
-            self.process.stderr.close()
+            for reader in self._readers:
+                reader.join(5)
+            for stream in self._streams:
+                stream.close()
 
 
 @contextlib.contextmanager
 def serving(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
     """`vin-datasette serve` in `folder`, on a free port of its own choice, with these
     options and environment variables."""
+    with _serving(folder, options, variables, subprocess.DEVNULL) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving_aloud(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
+    """As `serving`; what it writes to standard output is kept too."""
+    with _serving(folder, options, variables, subprocess.PIPE) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, options: Sequence[str], variables: dict[str, str], stdout: int) -> Iterator[Served]:
     process = subprocess.Popen(
         [SCRIPT, "serve", "--port", "0", *options],
         cwd=folder,
         env=clean_environment(**variables),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,20 +13,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from vin_datasette import __version__
+from vin_datasette import __version__, logs
+from vin_datasette.terminated import Terminated, end_by_sigterm, terminable
 from vin_datasette.words import printable, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from vin_datasette.export import Format, PartitionColumn
     from vin_datasette.parquet import Part
     from vin_datasette.settings import Settings
     from vin_datasette.vehicle import Vehicle
 
-FOUND, NOT_FOUND, USAGE, INTERRUPTED = 0, 1, 2, 130
+log = logging.getLogger(__name__)
+
+FOUND, NOT_FOUND, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: all were found; some were not, or could not be asked; the call itself was wrong;
-Ctrl-C ended it."""
+Ctrl-C ended it; SIGTERM did, which is what a shell shows of a process that ended by that signal."""
 
 
 class CannotRun(click.ClickException):
@@ -68,7 +72,8 @@ def cli() -> None:
     Datasette browses.
 
     Every setting is also an environment variable, VIN_DATASETTE_<NAME>. Exit codes: 0 when
-    all was found, 1 when some was not, 2 when the call was wrong.
+    all was found, 1 when some was not, 2 when the call was wrong, 130 when Ctrl-C ended it, 143
+    when SIGTERM did.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
@@ -174,7 +179,7 @@ def fetch(  # noqa: PLR0917 - each is an option
     account = Account()
     problem, code = None, FOUND
     fleet = given(vins)
-    with ExitStack() as reading:
+    with terminable(), ExitStack() as reading:
         try:
             with ExitStack() as opened:
                 rows = fleet.rows
@@ -195,16 +200,26 @@ def fetch(  # noqa: PLR0917 - each is an option
             problem, code = str(error), USAGE
         except ExportError as error:
             problem, code = _unwritten(error, "-" in (output, rejections)), NOT_FOUND
-        except KeyboardInterrupt:
-            problem, code = "Interrupted. What was answered is kept; call again to go on.", INTERRUPTED
+        except KeyboardInterrupt as interruption:
+            what, code = (
+                ("Terminated", TERMINATED) if isinstance(interruption, Terminated) else ("Interrupted", INTERRUPTED)
+            )
+            problem = f"{what}. What was answered is kept; call again to go on."
         if account.asked or code == FOUND:
             click.echo(str(account), err="-" in (output, rejections))
         if problem:
             click.echo(problem, err=True)
-        code = code or (NOT_FOUND if account.rejected or account.failed else FOUND)
-        if code == INTERRUPTED or getattr(fleet.rows, "gi_running", False):
-            # A thread may be held up in a pipe; closing its end, or the interpreter, would wait for it.
-            os._exit(code)
+        code = code or (NOT_FOUND if account.rejected or account.failed or account.unkept else FOUND)
+        _leave(code, held_up=getattr(fleet.rows, "gi_running", False))
+
+
+def _leave(code: int, *, held_up: bool) -> NoReturn:
+    """End with this exit code, though a thread may be `held_up` in a pipe: closing its end, or
+    the interpreter, would wait for it."""
+    if code == TERMINATED:
+        end_by_sigterm()
+    if code == INTERRUPTED or held_up:
+        os._exit(code)
     sys.exit(code)
 
 
@@ -303,7 +318,7 @@ def export(
     if out == "-" and kind == "parquet" and sys.stdout.isatty():
         raise CannotRun("A Parquet file is nothing to read on a terminal; name a file or a pipe.")
     size = 0
-    with tqdm(desc="Exporting", unit=" vehicles", disable=True if silent else None) as bar:
+    with _ended_well(), tqdm(desc="Exporting", unit=" vehicles", disable=True if silent else None) as bar:
 
         def progress(part: Part) -> None:
             nonlocal size
@@ -322,6 +337,17 @@ def export(
             raise CannotRun(str(error)) from None
         except ExportError as error:
             _fail(str(error))
+
+
+@contextlib.contextmanager
+def _ended_well() -> Iterator[None]:
+    """At SIGTERM, files that are not whole are removed before the process ends by it."""
+    try:
+        with terminable():
+            yield
+    except Terminated:
+        click.echo("Terminated.", err=True)
+        end_by_sigterm()
 
 
 def _format_of(out: str) -> Format:
@@ -345,7 +371,7 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
     from datasette.cli import cli as datasette_cli
 
     from vin_datasette.cache import Cache, CacheError
-    from vin_datasette.web import guard, state
+    from vin_datasette.web import connections, guard, state
 
     settings = _settings(options)
     cache = Cache(settings.db)
@@ -353,6 +379,8 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
         cache.open()
     except CacheError as error:
         raise CannotRun(str(error)) from None
+    # On a disk that is read-only Datasette, too, reads only what it takes not to change.
+    immutable = ["--immutable"] if cache.is_immutable else []
     cache.close()
     # The plugin reads its settings where it stands, in the server; this process becomes that server.
     os.environ["VIN_DATASETTE_DB"] = str(settings.db.resolve())
@@ -361,12 +389,11 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
             os.environ[f"VIN_DATASETTE_{name.upper()}"] = options[name]
     if guard.is_loopback(host) and settings.allow_remove is None and not _listens_elsewhere(datasette_options):
         state.defaults["allow_remove"] = True
-        click.echo(
-            f"Whoever reaches {host} port {port} may look up, remove and export, if settings do not say otherwise.",
-            err=True,
-        )
+        words = "Whoever reaches %s port %d may look up, remove and export, if settings do not say otherwise."
+        log.warning(words, host, port)
+    connections.install(settings.stall_timeout)
     datasette_cli.main(
-        ["serve", str(settings.db), "--host", host, "--port", str(port), *datasette_options],
+        ["serve", *immutable, str(settings.db), "--host", host, "--port", str(port), *datasette_options],
         prog_name="datasette",
     )
 
@@ -397,9 +424,11 @@ def _settings(options: dict[str, Any]) -> Settings:
     from vin_datasette.settings import SettingError, Settings
 
     try:
-        return Settings.load(options)
+        settings = Settings.load(options)
     except SettingError as error:
         raise CannotRun(str(error)) from None
+    logs.set_up(settings)
+    return settings
 
 
 def _whole(vehicle: Vehicle) -> dict[str, Any]:

@@ -28,7 +28,13 @@ class Slots:
     """How many streams of a kind may run at once in one instance."""
 
     def __init__(self, number: int) -> None:
+        self._number = number
         self.free = number
+
+    @property
+    def taken(self) -> int:
+        """How many are in use."""
+        return self._number - self.free
 
     def take(self) -> bool:
         """Whether there was one to take; whoever took it gives it back."""
@@ -42,9 +48,14 @@ class Slots:
         self.free += 1
 
 
+PRIVATE = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of what one caller is answered, refusals too: it is not for the next one, and no script,
+whatever asks for it as one (RFC 9111, section 5.2.2; Fetch, section 3.6)."""
+
+
 def download_headers(datasette: Datasette, name: str) -> dict[str, str]:
     """The headers of a Parquet file that is to be saved under `name`, but for its type."""
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "private, no-store"}
+    headers = {**PRIVATE, "Content-Disposition": f'attachment; filename="{name}"'}
     if datasette.cors:
         add_cors_headers(headers)
     return headers
@@ -54,9 +65,10 @@ class Streamed(Response):  # type: ignore[misc]
     """A response whose body is made while it is sent.
 
     The next part is made only when the reader has taken the last one, so a slow
-    reader slows the making, and when the reader leaves or `limit` seconds are over
-    the making is ended. A download that cannot be finished is cut off, never ended
-    as if it were whole.
+    reader slows the making, and when the reader leaves or takes nothing for `stall`
+    seconds, `limit` seconds are over or the server's own time is (`over`), the making
+    is ended. A download that cannot be finished is cut off, never ended as if it were
+    whole.
     """
 
     def __init__(
@@ -67,33 +79,56 @@ class Streamed(Response):  # type: ignore[misc]
         headers: dict[str, str],
         content_type: str,
         limit: float,
+        stall: float,
         slots: Slots,
+        over: asyncio.Event,
         failed: Callable[[Exception], Response],
     ) -> None:
         super().__init__(body=b"", status=200, headers=headers, content_type=content_type)
         self._parts = parts
         self._receive = receive
         self._limit = limit
+        self._stall = stall
+        # Since when the reader has had something to take.
+        self._given_at: float | None = None
         self._slots = slots
+        self._over = over
         self._failed = failed
 
     async def asgi_send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Send the head, then the parts as they come."""
         sending = asyncio.ensure_future(self._send(send))
         leaving = asyncio.ensure_future(self._left())
+        over = asyncio.ensure_future(self._over.wait())
         try:
-            await asyncio.wait({sending, leaving}, timeout=self._limit, return_when=asyncio.FIRST_COMPLETED)
+            excess = await self._excess({sending, leaving, over})
             if not sending.done() and not leaving.done():
-                log.warning("A stream was cut off after %g seconds, its limit", self._limit)
+                why = "as the server is shutting down" if over.done() else excess
+                log.warning("A stream was cut off %s", why)
         finally:
-            for task in (sending, leaving):
+            for task in (sending, leaving, over):
                 task.cancel()
             # The making has to end before its slot is free again.
-            [outcome, _] = await asyncio.gather(sending, leaving, return_exceptions=True)
+            [outcome, *_] = await asyncio.gather(sending, leaving, over, return_exceptions=True)
             await self._parts.aclose()
             self._slots.give_back()
         if isinstance(outcome, Exception):
             log.error("A stream was cut off: %s", outcome)
+
+    async def _excess(self, tasks: set[asyncio.Future[Any]]) -> str:
+        """What has taken too long, in words; "" when one of `tasks` has ended before."""
+        now = asyncio.get_running_loop().time
+        ends = now() + self._limit
+        while True:
+            stalls = (now() if self._given_at is None else self._given_at) + self._stall
+            soonest = max(0, min(ends, stalls) - now())
+            done, _ = await asyncio.wait(tasks, timeout=soonest, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return ""
+            if now() >= ends:
+                return f"after {self._limit:g} seconds, its limit"
+            if self._given_at is not None and now() >= self._given_at + self._stall:
+                return f"as its reader took nothing for {self._stall:g} seconds"
 
     async def _send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         try:
@@ -105,14 +140,24 @@ class Streamed(Response):  # type: ignore[misc]
         headers = {**self.headers, "content-type": self.content_type}
         raw = [(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        now = asyncio.get_running_loop().time
         while part is not None:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+            # In pieces: a row group can take a slow reader, who is none that stalls, some minutes.
+            for start in range(0, len(part), _PIECE):
+                self._given_at = now()
+                await send({"type": "http.response.body", "body": part[start : start + _PIECE], "more_body": True})
+            self._given_at = None
             part = await anext(self._parts, None)
+        self._given_at = now()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+_PIECE = 64 * 1024
+"""Bytes that a reader has `stall` seconds to take."""
 
 
 def own_thread() -> ThreadPoolExecutor:
