@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import fleet, page
+from benchmarks import fleet, page, soak
 from tests.browser import CHROMIUM
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.one_end
 
 SAID = {
     "calls": ("fetch, in process", "httpx, VIN by VIN", "upstream calls per 1,000 VINs: 25.0"),
@@ -45,3 +47,11 @@ def test_the_page_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert "cached, a tenth of them" in said
     assert "met     elements of the page" in said
+
+
+def test_a_soak_of_seconds_finds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soak.main(["--minutes", "0.05", "--vehicles", "300", "--clients", "4", "--folder", str(folder)])
+    said = capsys.readouterr().out
+    assert "SIGKILL" in said
+    for what in ("vehicles lost", "wrong answers", "else broken"):
+        assert f"met     {what}: 0" in said

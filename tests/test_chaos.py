@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.conftest import clean_environment, until
 from tests.vpic_server import Fault
 from vin_datasette.vin import check_digit
@@ -97,6 +99,7 @@ def content(db: str, table: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "fetched_at"} for row in found]
 
 
+@pytest.mark.one_end
 def test_killed_runs_against_a_failing_vpic_end_with_every_vehicle(
     vpic_server: VpicServer, tmp_path: Path, monkeypatch: Any
 ) -> None:
