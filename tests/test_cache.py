@@ -30,7 +30,7 @@ from vin_datasette import migrations
 from vin_datasette.attributes import ATTRIBUTES
 from vin_datasette.cache import READ_TIMEOUT, WRITE_TIMEOUT, Cache, CacheError, snapshot
 from vin_datasette.record import Record, SourceName
-from vin_datasette.schema import CHANGES, MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, VEHICLES
+from vin_datasette.schema import CHANGES, MIGRATION_NAMES, MIGRATION_SET, REJECTIONS, USABLE_SINCE_SET, VEHICLES
 from vin_datasette.vehicle import Rejection, Vehicle, interpret
 from vin_datasette.vin import ALPHABET, VIN, InvalidVIN
 
@@ -1177,8 +1177,9 @@ def test_a_cache_of_a_newer_version_is_refused_in_words(cache: Cache) -> None:
     cache.save([vehicle()])
     cache.close()
     run(cache.path, "INSERT INTO _sqlite_migrations (migration_set, name) VALUES (?, 'm999_later')", MIGRATION_SET)
+    run(cache.path, "UPDATE _sqlite_migrations SET name = 'm999_later' WHERE migration_set = ?", USABLE_SINCE_SET)
     before = dump(cache.path)
-    with pytest.raises(CacheError, match=r"was made by a newer vin-datasette; upgrade the package to use it\.$"):
+    with pytest.raises(CacheError, match="was made by a newer vin-datasette; upgrade the package to use it, or put a"):
         cache.open()
     assert dump(cache.path) == before
 
@@ -1302,7 +1303,7 @@ def test_a_file_of_the_first_step_that_cannot_be_written_is_refused_in_words(of_
     with without_privileges() as folder:
         (folder / "vin.db").write_bytes(content)
         (folder / "vin.db").chmod(0o444)
-        with pytest.raises(CacheError, match=r"cannot be used as a cache: attempt to write a readonly database\.$"):
+        with pytest.raises(CacheError, match="was made by an older vin-datasette and has to be brought up to date, but"):
             Cache(folder / "vin.db").open()
 
 

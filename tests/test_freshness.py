@@ -133,6 +133,17 @@ class TestAVehicleOlderThanMaxAge:
             answer = await lookup.answer(HONDA)
         assert (answer.how, answer.vehicle["Trim"], asked(of_an_hour_ago)) == ("hit", "LATER", [HONDA])
 
+    async def test_stays_away_when_it_is_removed_meanwhile(
+        self, make_settings: MakeSettings, of_an_hour_ago: VpicServer, db: Path
+    ) -> None:
+        of_an_hour_ago.latency = 0.2
+        async with opened(make_settings(max_age="30m")) as lookup:
+            await lookup.answer(HONDA)
+            await until(lambda: of_an_hour_ago.calls)
+            assert await lookup.remove(HONDA)
+            await until(lambda: lookup.idle)
+        assert (rows(db), rows(db, "changes")) == ([], [])
+
     async def test_leaves_what_it_was_among_the_changes(
         self, make_settings: MakeSettings, of_an_hour_ago: VpicServer, db: Path
     ) -> None:
@@ -331,6 +342,20 @@ class TestAskingAnew:
         async with opened(make_settings()) as lookup:
             assert how(await all_of(lookup, [HONDA], refresh=True)) == ["refresh"]
         assert rows(db, "changes") == []
+
+    async def test_of_one_that_is_removed_meanwhile_is_answered_and_not_kept(
+        self, make_settings: MakeSettings, vpic_server: VpicServer, db: Path
+    ) -> None:
+        await told(make_settings(), HONDA, PETERBILT)
+        vpic_server.reset()
+        vpic_server.latency = 0.2
+        async with opened(make_settings()) as lookup:
+            asking = asyncio.ensure_future(all_of(lookup, [HONDA, PETERBILT], refresh=True))
+            await until(lambda: vpic_server.calls)
+            assert await lookup.remove(HONDA)
+            answers = [answer_of(each) for each in await asking]
+        assert [(each.how, each.stored) for each in answers] == [("refresh", False), ("refresh", True)]
+        assert [row["vin"] for row in rows(db)] == [PETERBILT]
 
     async def test_asks_in_full_batches(self, make_settings: MakeSettings, vpic_server: VpicServer) -> None:
         vins = numbered_vins(130)

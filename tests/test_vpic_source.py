@@ -161,6 +161,12 @@ class TestRequests:
         with pytest.raises(SettingError, match="contact"):
             Settings.load({"contact": contact})
 
+    async def test_no_compression_but_gzip_is_asked_for(self, httpx_mock: HTTPXMock) -> None:
+        httpx_mock.add_response(json=an_envelope(a_record()))
+        await decode(ONE)
+        [request] = httpx_mock.get_requests()
+        assert request.headers["Accept-Encoding"] == "gzip"
+
     async def test_json_is_asked_for_in_the_headers_too(self, httpx_mock: HTTPXMock) -> None:
         httpx_mock.add_response(json=an_envelope(a_record()))
         await decode(ONE)
@@ -266,6 +272,13 @@ BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "results an object": (body_of({**GOOD, "Results": a_record()}), NO_LIST),
     "results a text": (body_of({**GOOD, "Results": "none"}), NO_LIST),
     "results empty": (body_of(an_envelope()), "0 records for 2 VINs"),
+    "a number that is none": (body_of(an_envelope(a_record(Doors=float("nan")), a_record(PETERBILT))), "broken JSON"),
+    "a number without end": (body_of(GOOD).replace(b'"Make": "HONDA"', b'"Make": 1e999', 1), "broken JSON"),
+    "a number of many digits": (body_of(GOOD).replace(b'"HONDA"', b"1" * 5000, 1), "broken JSON"),
+    "a value nested deeply": (
+        body_of(GOOD).replace(b'"Make": "HONDA"', b'"Make": ' + b"[" * 400 + b"]" * 400, 1),
+        "nested too deeply",
+    ),
     "results short": (body_of(an_envelope(a_record())), "1 records for 2 VINs"),
     "results doubled": (body_of(an_envelope(*[a_record()] * 2, *[a_record(PETERBILT)] * 2)), "4 records for 2 VINs"),
     "results in another order": (body_of(an_envelope(a_record(PETERBILT), a_record(HONDA))), ANOTHER_VIN),
@@ -335,6 +348,13 @@ class TestBadAnswers:
     async def test_an_answer_that_unpacks_to_more_than_the_limit(self, httpx_mock: HTTPXMock) -> None:
         httpx_mock.add_response(stream=Sent(gzip.compress(bytes(10_000_000))), headers=GZIP)
         assert "larger than" in (await failure(ONE)).reason
+
+    @pytest.mark.parametrize("coding", ["gzip, gzip", "deflate", "br", "zstd", "gzip,\tbr"])
+    async def test_an_answer_in_a_coding_that_was_not_asked_for(self, httpx_mock: HTTPXMock, coding: str) -> None:
+        """Two codings, or one that packs better, make gigabytes of a few packets."""
+        body = gzip.compress(gzip.compress(body_of(an_envelope(a_record()))))
+        httpx_mock.add_response(stream=Sent(body), headers={"Content-Encoding": coding})
+        assert "was not asked for" in (await failure(ONE)).reason
 
     async def test_an_answer_without_end_is_left_at_the_limit(self, httpx_mock: HTTPXMock) -> None:
         body = Sent(*[bytes(65_536)] * 1000)

@@ -24,6 +24,9 @@ Value = str | int | float | None
 KG_PER_POUND = 0.45359237
 """By definition (NIST SP 811, appendix B.8)."""
 
+_LONGEST = 200
+"""Characters of a text that a number is read from."""
+
 _LARGEST = 2**53
 """What is larger is no exact number as a float, and no count or weight of a vehicle."""
 
@@ -60,8 +63,13 @@ class Attribute:
 _NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
 
-@lru_cache(maxsize=4096)
 def _number(text: str) -> float | None:
+    # What is remembered below is not to be of any length.
+    return _short_number(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _short_number(text: str) -> float | None:
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     return number if math.isfinite(number) else None
 
@@ -76,8 +84,13 @@ _KILOGRAMS = re.compile(
 )
 
 
-@lru_cache(maxsize=1024)
 def _kilograms(text: str) -> tuple[int | None, int | None]:
+    # A text far longer than any of vPIC's classes could take hours to be searched.
+    return _kilograms_of_class(text) if len(text) <= _LONGEST else (None, None)
+
+
+@lru_cache(maxsize=1024)
+def _kilograms_of_class(text: str) -> tuple[int | None, int | None]:
     match = _KILOGRAMS.search(text)
     if not match:
         return None, None

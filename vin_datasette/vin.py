@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import islice
 
 LENGTH = 17
 """Characters in a VIN (ISO 3779, 49 CFR 565.13(b))."""
@@ -31,9 +32,10 @@ _CHECK_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _CHECK_DIGITS = "0123456789X"
 
 # str.upper() would turn one foreign letter into two and shift every position after it.
-_ASCII_UPPER = {lower: lower - 32 for lower in range(ord("a"), ord("z") + 1)}
+_ASCII_UPPER: dict[int, int | None] = {lower: lower - 32 for lower in range(ord("a"), ord("z") + 1)}
 _QUOTES = "\"'`´‘’‚“”„«»‹›"
-_HYPHENS = frozenset("-‐‑‒–—−\u00ad")
+_PLAIN = _ASCII_UPPER | dict.fromkeys(map(ord, "-‐‑‒–—−\u00ad"))
+"""What `str.translate` makes of lower case and of hyphens."""
 _NAMED_AT_MOST = 3
 
 
@@ -164,8 +166,7 @@ class VIN(str):
 def normalise(text: str) -> str:
     """`text` in upper case (ASCII only), without white space, hyphens and the quotes
     around it. What remains need not be a VIN."""
-    bare = "".join(char for char in "".join(text.split()) if char not in _HYPHENS)
-    return bare.strip(_QUOTES).translate(_ASCII_UPPER)
+    return "".join(text.split()).translate(_PLAIN).strip(_QUOTES)
 
 
 def check_digit(vin: str) -> str:
@@ -179,17 +180,19 @@ def check_digit(vin: str) -> str:
 def _problem(normal: str) -> str | None:
     if not normal:
         return f"No VIN was given: a VIN has {LENGTH} characters."
-    wrong = [(position, char) for position, char in enumerate(normal, 1) if char not in ALPHABET]
+    # A text may have millions, which are not to be listed.
+    wrong = len(normal) - sum(map(normal.count, ALPHABET))
     if len(normal) != LENGTH:
         count = f"A VIN has {LENGTH} characters, and this has {len(normal):,}"
-        return f"{count}; {_name_all(wrong)}." if wrong else f"{count}."
+        return f"{count}; {_name_all(normal, wrong)}." if wrong else f"{count}."
     # Not str.capitalize(), which would put the letters that are named in lower case.
-    return f"P{_name_all(wrong)[1:]}." if wrong else None
+    return f"P{_name_all(normal, wrong)[1:]}." if wrong else None
 
 
-def _name_all(wrong: list[tuple[int, str]]) -> str:
-    named = [_name(position, char) for position, char in wrong[:_NAMED_AT_MOST]]
-    more = len(wrong) - len(named)
+def _name_all(normal: str, wrong: int) -> str:
+    found = (_name(position, char) for position, char in enumerate(normal, 1) if char not in ALPHABET)
+    named = list(islice(found, _NAMED_AT_MOST))
+    more = wrong - len(named)
     if more:
         named.append(f"{more:,} more {'is' if more == 1 else 'are'} wrong")
     return "; ".join(named)
