@@ -15,6 +15,7 @@ import struct
 import subprocess
 import termios
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,9 @@ from tests.vpic_server import closed_port, flat_record
 from vin_datasette import __version__
 from vin_datasette.cache import Cache
 from vin_datasette.cli import cli
+from vin_datasette.record import Record
+from vin_datasette.vehicle import Vehicle
+from vin_datasette.vin import VIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,6 +268,15 @@ def test_lookup_prints_the_whole_record() -> None:
 def test_lookup_leaves_out_what_a_record_does_not_say() -> None:
     lines = run("lookup", "--full", PETERBILT).stdout.splitlines()
     assert [line for line in lines if line.split()[1:] == [] and line not in ("source_version", "warnings")] == []
+
+
+def test_lookup_prints_half_a_surrogate_pair_as_json_has_it() -> None:
+    said = {"VIN": PETERBILT, "Make": "\ud800", "ErrorCode": "0", "\udfff": "\ud800\u0160"}
+    cache = Cache(Path("vin.db"))
+    cache.save([Vehicle(Record(VIN(PETERBILT), said, "vpic", None, datetime(2026, 1, 1, tzinfo=timezone.utc)))])
+    cache.close()
+    ended = run_process("lookup", "--full", "--json", PETERBILT)
+    assert (ended.returncode, json.loads(ended.stdout)["record"]) == (0, said)
 
 
 def test_lookup_prints_the_whole_record_as_json() -> None:

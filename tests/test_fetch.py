@@ -10,10 +10,11 @@ import signal
 import sqlite3
 import subprocess
 import time
+import tracemalloc
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,12 +36,16 @@ from tests.test_cli import (
     started,
 )
 from tests.vpic_server import Fault, closed_port
+from vin_datasette.fleet.row import Row
+from vin_datasette.fleet.run import Account, run as run_fleet
+from vin_datasette.lookup import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from click.testing import Result
 
+    from tests.conftest import MakeSettings
     from tests.vpic_server import VpicServer
 
 MISTYPED = f"I{PETERBILT[1:]}"
@@ -778,3 +783,16 @@ def test_file_that_cannot_be_read_is_told_in_words(folder: Path, content: bytes,
     (folder / "junk").write_bytes(content)
     result = run("fetch", "-f", "junk") if way == "a file" else run("fetch", "-f", "-", typed=content)
     assert_fails_in_words(result, 2, "junk " if way == "a file" else "standard input ")
+
+
+@pytest.mark.parametrize("wrap", [str, lambda note: [{"a": note}]], ids=["text", "nested"])
+async def test_memory_does_not_grow_with_the_size_of_rows(make_settings: MakeSettings, wrap: Any) -> None:
+    rows = (Row(number, "x", None, ("x", wrap(f"{number:0200000}"))) for number in range(1_500))
+    account = Account()
+    tracemalloc.start()
+    try:
+        await run_fleet(make_settings(source="embedded"), rows, account, plan=Plan(hold=True))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (account.rejected, peak < 200_000_000) == (1_500, True)

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 import tracemalloc
 from contextlib import closing
 from datetime import date, datetime
@@ -25,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.conftest import numbered_vins
-from vin_datasette.fleet import inputs, text
+from vin_datasette.fleet import inputs, sqlite, text
 from vin_datasette.fleet.inputs import InputError, open_fleet
 from vin_datasette.fleet.row import Row
 from vin_datasette.fleet.text import LONGEST_LINE
@@ -89,6 +90,14 @@ def written(tmp_path: Path) -> Callable[..., Path]:
 
 
 Written = Any
+
+
+@contextlib.contextmanager
+def seconds_at_most(most: float) -> Iterator[None]:
+    """What takes hours when its time grows with the square of its size has to be done within these seconds."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < most
 
 
 # Bare VINs
@@ -353,6 +362,40 @@ def test_any_bytes_are_rows_or_told_in_words(tmp_path: Path, data: bytes) -> Non
         assert {len(row.values) for row in fleet.rows} <= {len(fleet.columns)}
 
 
+@pytest.mark.parametrize("lines", ['x",,"\n', 'x",,"\na,b,c\n'], ids=["all", "every other"])
+def test_quotes_that_stay_open_to_the_end_take_no_more_than_their_time(written: Written, lines: str) -> None:
+    path = written("vin,a,b\n" + lines * 20_000)
+    with seconds_at_most(10):
+        assert len(read(path).rows) == 20_000 * lines.count("\n")
+
+
+def test_a_row_after_open_quotes_keeps_its_cell_of_several_lines(written: Written) -> None:
+    fleet = read(written("vin,a,b\n" + 'x",,"\n' * 2_000 + f'{ONE},"c\nd",e\n'))
+    assert fleet.values[-1] == (ONE, "c\nd", "e")
+
+
+def test_many_columns_of_one_name_take_no_more_than_their_time(written: Written) -> None:
+    path = written(f"vin{',a' * 15_000}\n{ONE}\n")
+    with seconds_at_most(10):
+        assert read(path).columns[-1] == "a_15000"
+
+
+def test_a_long_header_is_read_to_its_end(written: Written) -> None:
+    names = [f"a column with a long name {number}" for number in range(16_000)]
+    path = written(f"{','.join(names)},vin\n{',' * 16_000}{ONE}\n")
+    assert (read(path).columns, read(path).vins) == ([*names, "vin"], [ONE])
+
+
+def test_a_header_too_long_to_be_read_is_told(written: Written) -> None:
+    names = ",".join(f"a column with a name that is much too long {number:050}" for number in range(11_000))
+    assert "header" in why(written(f"vin,{names}\n{ONE}\n"), column="vin")
+
+
+@pytest.mark.parametrize("content", [f"vin{',a' * 20_000}", json.dumps([dict.fromkeys(map(str, range(20_001)))])])
+def test_more_columns_than_a_spreadsheet_has_are_told(written: Written, content: str) -> None:
+    assert "20,001 columns" in why(written(content))
+
+
 # Encodings
 
 
@@ -481,6 +524,48 @@ def test_text_that_begins_like_json_is_text(written: Written) -> None:
     assert read(written(f"[VIN],make\n{ONE},HONDA\n")).columns == ["[VIN]", "make"]
 
 
+@pytest.mark.parametrize("number", ["9" * 5_000, "1e999999999", "-0", "-" + "7" * 200])
+@pytest.mark.parametrize("form", ["[{0}, {1}]", '[{{"vin": {0}}}, {{"vin": {1}}}]', '{{"vin": {0}}}\n{{"vin": {1}}}'])
+def test_a_number_of_any_size_costs_no_other_item(written: Written, form: str, number: str) -> None:
+    fleet = read(written(form.format(number, json.dumps(ONE))))
+    assert (len(fleet.rows), fleet.vins[1]) == (2, ONE)
+
+
+@pytest.mark.parametrize("depth", [500, 3_000, 400_000])
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+def test_an_item_nested_too_deeply_is_told(written: Written, depth: int, start: str, end: str) -> None:
+    path = written(f'["{ONE}", {start * depth}1{end * depth}, "{TWO}"]')
+    rows = []
+    with seconds_at_most(10), contextlib.suppress(InputError), open_fleet(str(path)) as fleet:
+        for row in fleet.rows:
+            rows.append(row)  # noqa: PERF402 - those before the failure are kept
+    assert [row.vin for row in rows if not row.problem] in ([ONE], [ONE, TWO])
+
+
+def test_a_name_of_half_a_surrogate_pair_is_one_that_can_be_written(written: Written) -> None:
+    content = f'{{"vin": "{ONE}", "a\\ud800": "\\ud800"}}'
+    assert (read(written(content)).columns, read(written(content)).vins) == (["vin", "a?"], [ONE])
+
+
+def test_an_item_too_long_is_told(written: Written) -> None:
+    path = written(f'["{ONE}", "{"x" * 3_000_000}", "{TWO}"]')
+    assert "longer than 1,000,000 characters" in why(path)
+    assert "after item 1" in why(path)
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 4096])
+def test_an_array_may_come_in_pieces_of_any_size(written: Written, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    items = [{"vin": ONE, "note": 'a "b" [c'}, {"vin": TWO, "note": "\u00fc\ud83d\ude97"}, 12, -1.5e3, None, [[1], {}]]
+    path = written(json.dumps(items, indent=1))
+    monkeypatch.setattr(text, "_AT_ONCE", size)
+    assert read(path).values[:2] == [(ONE, 'a "b" [c'), (TWO, "\u00fc\U0001f697")]
+    assert read(path).problems == [3, 4, 5, 6]
+
+
+def test_what_follows_the_end_of_an_array_is_told(written: Written) -> None:
+    assert "after item 1" in why(written(f'["{ONE}"] "{TWO}"'))
+
+
 # Parquet
 
 
@@ -532,6 +617,24 @@ def test_times_that_python_cannot_hold_are_no_obstacle(tmp_path: Path, unit: str
     times = pa.array([2**62, 10**15 + 1], pa.int64()).cast(pa.timestamp(unit))
     pq.write_table(pa.table({"vin": [ONE, TWO], "at": times}), tmp_path / "fleet")
     assert read(tmp_path / "fleet").vins == [ONE, TWO]
+
+
+def test_a_time_in_a_zone_that_nobody_knows_is_no_obstacle(tmp_path: Path) -> None:
+    times = pa.array([1, 2], pa.timestamp("us", "Nowhere/At_All"))
+    pq.write_table(pa.table({"vin": [ONE, TWO], "at": times}), tmp_path / "fleet")
+    assert read(tmp_path / "fleet").vins == [ONE, TWO]
+
+
+def test_text_in_parquet_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    odd = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Citro\xebn", b"a"]).buffers())
+    pq.write_table(pa.table({"vin": [ONE, TWO], "make": odd}), tmp_path / "fleet")
+    assert read(tmp_path / "fleet").values == [(ONE, "Citroën"), (TWO, "a")]
+
+
+def test_a_row_of_parquet_that_is_too_large_costs_itself_alone(tmp_path: Path) -> None:
+    table = pa.table({"vin": [ONE, TWO, THREE], "note": ["a", "x" * 2_000_000, "b"]})
+    pq.write_table(table, tmp_path / "fleet")
+    assert (read(tmp_path / "fleet").vins, read(tmp_path / "fleet").problems) == ([ONE, "", THREE], [2])
 
 
 def test_an_unknown_column_of_parquet_is_told(parquet: Path) -> None:
@@ -622,6 +725,25 @@ def test_a_table_of_what_is_no_database_is_told(written: Written, name: str) -> 
 def test_a_broken_database_is_told(database: Path) -> None:
     database.write_bytes(database.read_bytes()[:3000])
     assert "cannot be read" in why(f"{database}:odd")
+
+
+def test_a_view_that_makes_too_large_a_value_is_told(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE VIEW large AS SELECT vin, zeroblob(300000000) FROM odd")
+    if sys.version_info >= (3, 11):
+        assert "too big" in why(f"{database}:large")
+    else:
+        assert read(f"{database}:large", column="1").problems == [1]
+
+
+def test_a_view_that_never_gives_a_row_is_given_up(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "CREATE VIEW endless AS WITH RECURSIVE n (vin) AS (SELECT 1 UNION ALL SELECT vin + 1 FROM n)"
+            " SELECT vin FROM n WHERE vin < 0"
+        )
+    monkeypatch.setattr(sqlite, "LONGEST_WAIT", 0.2)
+    assert "no row within" in why(f"{database}:endless")
 
 
 # gzip
@@ -777,6 +899,29 @@ LARGE: dict[str, bytes] = {
     "quote": b'vin,make,model,year,colour\n"' + CSV_LINES * 10,
     "json": b"[" + b",".join([f'{{"vin": "{ONE}", "note": "{"x" * 100}"}}'.encode()] * 100_000) + b"]",
 }
+
+
+@pytest.mark.parametrize("kept", [b"x", b"\0"], ids=["one line", "zeros"])
+def test_a_line_without_end_is_given_up(written: Written, kept: bytes) -> None:
+    path = written(gzip.compress(kept * 400_000_000, 1))
+    with seconds_at_most(10):
+        assert "no text" in why(path)
+
+
+def test_a_string_without_end_is_given_up(written: Written) -> None:
+    path = written(gzip.compress(b'["' + b"x" * 100_000_000, 1))
+    tracemalloc.start()
+    try:
+        assert "longer than" in why(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12_000_000
+
+
+def test_unpacked_parquet_has_an_end(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "LARGEST_SPOOLED", 10_000_000)
+    assert "10,000,000 bytes" in why(written(gzip.compress(b"PAR1" + bytes(20_000_000))))
 
 
 @pytest.mark.parametrize("kind", LARGE)

@@ -274,6 +274,11 @@ async def test_wrong_check_digit_is_told_with_the_one_that_is_due(make_instance:
     assert "vPIC remarks: 1 - Check Digit (9th position) does not calculate properly" in words(page)
 
 
+async def test_half_a_surrogate_pair_as_a_key_is_no_obstacle(make_instance: MakeInstance, tmp_path: Path) -> None:
+    keep(tmp_path, vehicle(values={"Make": "FORD", "a\udfff": "b\ud800"}))
+    assert groups(await page_of(await make_instance()))["Other"] == {"a?": "b?"}
+
+
 async def test_vehicle_keeps_its_page_when_the_rule_for_check_digits_becomes_strict(
     make_instance: MakeInstance, tmp_path: Path
 ) -> None:

@@ -106,7 +106,9 @@ def lookup(vin: str, model_year: int | None, as_json: bool, full: bool, **option
         _fail(told(answer.result))
     shown = _whole(answer.result) if full else answer.result.six_fields(cached=answer.cached)
     if as_json:
-        click.echo(json.dumps(shown, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        text = json.dumps(shown, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+        # Half a surrogate pair, which UTF-8 cannot hold, is written so in JSON as well.
+        click.echo(text.encode("utf-8", "backslashreplace").decode())
     else:
         _print_columns(shown)
 

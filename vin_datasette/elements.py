@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+from vin_datasette.words import sendable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -327,7 +329,8 @@ def grouped(record: Record) -> list[tuple[str, list[Said]]]:
     """
     titled = [(group.replace("/", " / ") or ABOUT_THE_ANSWER, rows) for group, rows in _GROUPS.items()]
     groups = [(title, list(_said(record, [row[0] for row in rows]))) for title, rows in titled]
-    groups.append((OTHER, [Said(key, key, record.text(key)) for key in record.values if key not in ELEMENTS]))
+    others = [(key, sendable(key)) for key in record.values if key not in ELEMENTS]
+    groups.append((OTHER, [Said(name, name, record.text(key)) for key, name in others]))
     said = [(title, [each for each in items if each.value]) for title, items in groups]
     return [(title, items) for title, items in said if items]
 

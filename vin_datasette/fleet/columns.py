@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vin_datasette.fleet.fleet import InputError
 from vin_datasette.fleet.text import SAMPLE_LINES
 from vin_datasette.fleet.values import is_vin, text_of
+from vin_datasette.words import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,22 +40,34 @@ _VIN_NAMES = (
 )
 _NAMED_AT_MOST = 40
 
+MOST_COLUMNS = 16_384
+"""Columns of a spreadsheet at most; with many more, a file of short rows would be a table of gigabytes."""
+
 
 def distinct(names: Iterable[object]) -> list[str]:
-    """Names of which each is there once and none is empty."""
-    stripped = [str(name).strip() if name is not None else "" for name in names]
+    """Names of which each is there once and none is empty, as text that every output can hold."""
+    stripped = [sendable(str(name)).strip() if name is not None else "" for name in names]
     taken = set(stripped)
     seen: set[str] = set()
+    counts: dict[str, int] = {}
     made = []
     for number, name in enumerate(stripped, 1):
         bare = unique = name or f"column_{number}"
-        count = 1
+        # What was in use before is so still.
+        count = counts.get(bare, 1)
         while unique in seen or (unique != name and unique in taken):
             count += 1
             unique = f"{bare}_{count}"
         seen.add(unique)
+        counts[bare] = count
         made.append(unique)
     return made
+
+
+def refuse_too_many(names: Sequence[str], source: str) -> None:
+    """Raises `InputError` for more than `MOST_COLUMNS`."""
+    if len(names) > MOST_COLUMNS:
+        raise InputError(f"{source} has {len(names):,} columns, and {MOST_COLUMNS:,} can be read; leave some out.")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -113,7 +126,8 @@ def holding_vins(rows: Sequence[Sequence[object]], width: int) -> int | None:
 
 def vin_column(names: Sequence[str], rows: Sequence[Sequence[object]], wanted: str | None, source: str) -> int:
     """Where the VINs are: the column that was asked for, else by its name, else by what `rows` of a
-    sample hold. Raises `InputError` when none is known to."""
+    sample hold. Raises `InputError` when none is known to, or there are too many."""
+    refuse_too_many(names, source)
     if wanted is not None:
         return column_of(names, wanted, source)
     position = named_for_vins(names)

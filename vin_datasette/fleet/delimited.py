@@ -7,7 +7,7 @@ import csv
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from vin_datasette.fleet.fleet import Fleet
+from vin_datasette.fleet.fleet import Fleet, InputError
 from vin_datasette.fleet.row import Row
 from vin_datasette.fleet.text import LONGEST_LINE
 from vin_datasette.fleet.values import YEARS, is_vin, model_year_of, new_row, too_long
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     Blocks = Iterator[list[str] | None]
 
 
+_LONGEST_RECORD = 100
+"""Lines that a record may have behind one whose quotes do not pair. Were there no end to them, each of
+many quotes that are never closed would be looked for to the end."""
+
+
 def text_fleet(blocks: Blocks, layout: Layout, source: str) -> Fleet:
-    """The fleet of a text that comes in blocks of lines."""
+    """The fleet of a text that comes in blocks of lines. Raises `InputError` when the header cannot be read."""
     if not layout.columns:
         return Fleet([], None, _bare_rows(blocks), source)
     rows = _delimited_rows(blocks, layout)
-    for _ in islice(rows, layout.lead):
-        pass
+    for row in islice(rows, layout.lead):
+        if row.problem and row.number == layout.lead:
+            raise InputError(f"{source} has a header that cannot be read: {row.problem}")
     return Fleet(layout.columns, None, rows, source)
 
 
@@ -65,9 +71,11 @@ def _block_rows(lines: list[str], before: int, layout: Layout, more: bool) -> Ge
     width, vin_at, year_at = len(layout.columns), layout.vin, layout.model_year
     usual_year = YEARS.get
     start = 0
+    reach = len(lines)
     while start < len(lines):
+        end = min(start + reach, len(lines))
         # Only a strict reader tells that a quote was never closed, and which rows it took in.
-        reader = csv.reader(islice(lines, start, None), delimiter=layout.delimiter, strict=True)
+        reader = csv.reader(lines[start:end], delimiter=layout.delimiter, strict=True)
         done = 0
         problem = "Its quotes do not pair."
         try:
@@ -85,12 +93,17 @@ def _block_rows(lines: list[str], before: int, layout: Layout, more: bool) -> Ge
                 year = None if year_at is None else usual_year(cells[year_at]) or model_year_of(cells[year_at])
                 yield new_row(Row, (number, vin, year, tuple(cells), None))
             else:
-                return len(lines)
+                start = end
+                continue
         except csv.Error as error:
             problem = f"It cannot be read as CSV: {error}."
-            at_end = start + reader.line_num == len(lines)
-            if at_end and more and sum(map(len, lines[start + done :])) < LONGEST_LINE:
+            at_end = start + reader.line_num == end
+            if at_end and end == len(lines) and more and sum(map(len, lines[start + done :])) < LONGEST_LINE:
                 return start + done
+            if at_end and end < len(lines) and done:
+                start += done
+                continue
+        reach = _LONGEST_RECORD
         start += done
         yield _row_alone(lines[start], before + start + 1, layout, problem)
         start += 1

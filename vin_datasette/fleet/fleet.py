@@ -68,6 +68,8 @@ def in_words(source: str) -> Iterator[None]:
         raise InputError(f"{source} cannot be read as an SQLite file: {error}.") from error
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise InputError(f"{source} holds a value that is larger than the memory that is left.") from error
     except ValueError as error:
         # A NUL in a path is one, which no operating system looks at.
         raise InputError(f"{source!r} cannot be read: {error}.") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import shutil
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -41,6 +40,9 @@ _OTHERS = {
     b"\xfd7zXZ\0": "compressed with xz; unpack it, or compress it with gzip",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it, or compress it with gzip",
 }
+LARGEST_SPOOLED = 4_000_000_000
+"""Bytes of a Parquet file that comes through a pipe or in gzip, and is put into a temporary file."""
+
 _JSON_LINES_ENDINGS = (".jsonl", ".ndjson")
 _JSON_ARRAY = re.compile(r'\[\s*(["{\[\]\d-]|true|false|null|$)')
 _JSON_OBJECT = re.compile(r'\{\s*(["}]|$)')
@@ -92,7 +94,7 @@ def _opened(name: str, source: str, wanted: Wanted, opened: ExitStack) -> Fleet:
         if known.head.startswith(magic):
             raise InputError(f"{source} is {what}.")
     if known.head.startswith(_PARQUET):
-        whole = file if not zipped and file.seekable() else _spooled(known.stream, opened)
+        whole = file if not zipped and file.seekable() else _spooled(known.stream, source, opened)
         return parquet_fleet(whole, source, wanted, opened)
     encoding = encoding_of(known.head)
     text = beginning(known.head, encoding)
@@ -113,10 +115,15 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _spooled(stream: io.BufferedReader, opened: ExitStack) -> BinaryIO:
+def _spooled(stream: io.BufferedReader, source: str, opened: ExitStack) -> BinaryIO:
     # A Parquet file is read from its end.
     whole = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by `opened`
-    shutil.copyfileobj(stream, whole)
+    size = 0
+    while data := stream.read1():
+        size += len(data)
+        if size > LARGEST_SPOOLED:
+            raise InputError(f"{source} has more than {LARGEST_SPOOLED:,} bytes of Parquet; name it as a plain file.")
+        whole.write(data)
     whole.seek(0)
     return cast("BinaryIO", whole)
 

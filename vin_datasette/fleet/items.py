@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from vin_datasette.fleet.columns import distinct, model_year_column, named_for_vins, peeked, vin_column
 from vin_datasette.fleet.fleet import Fleet, InputError, Wanted
 from vin_datasette.fleet.row import Row
-from vin_datasette.fleet.text import utf8
+from vin_datasette.fleet.text import LONGEST_LINE
 from vin_datasette.fleet.values import model_year_of, new_row, text_of, too_long
 
 if TYPE_CHECKING:
@@ -27,32 +27,116 @@ class Item(NamedTuple):
 
 
 def array_items(pieces: Iterator[str], source: str) -> Iterator[Item]:
-    """The items of a JSON array that comes in pieces, each as soon as it is whole."""
-    import ijson
-
+    """The items of a JSON array that comes in pieces, each as soon as it is whole. Raises
+    `InputError` where the array breaks, and for an item that is too long or nested too deeply."""
+    text = _Text(pieces)
     number = 0
     try:
-        for value in ijson.items(utf8(pieces), "item"):
+        text.take("[")
+        while text.sign() != "]" or number:
+            value = text.value()
             number += 1
-            yield _item(number, value)
-    except ijson.JSONError as error:
+            yield Item(number, value)
+            if text.sign() == "]":
+                break
+            text.take(",")
+        text.take("]")
+        text.take("")
+    except (ValueError, RecursionError) as error:
         where = f"after item {number:,}" if number else "before its first item"
-        raise InputError(f"{source} is broken JSON {where}: {' '.join(str(error).split())}.") from error
+        raise InputError(f"{source} is broken JSON {where}: {_why(error)}") from error
 
 
-def _item(number: int, value: object) -> Item:
-    try:
-        return Item(number, _without_decimals(value))
-    except RecursionError:
-        return Item(number, None, "It is nested too deeply.")
+class _Text:
+    """JSON text that comes in pieces, and is taken from its beginning."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._text = ""
+        self._at = 0
+
+    def sign(self) -> str:
+        """The next character that is no white space, which is not taken; "" at the end."""
+        while True:
+            found = _NOT_BLANK.search(self._text, self._at)
+            self._at = found.start() if found else len(self._text)
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def take(self, sign: str) -> None:
+        """Take the next character. Raises `ValueError` when it is not this one."""
+        found = self.sign()
+        if found != sign:
+            raise ValueError(f"it has {found or 'its end'} where {sign or 'its end'} is due")
+        self._at += len(sign)
+
+    def value(self) -> object:
+        """Take the next value. Raises `ValueError` or `RecursionError` when there is none that can be read."""
+        self.sign()
+        while True:
+            problem = None
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                problem = error
+            else:
+                # What follows a number may be more of it.
+                number = self._text[self._at] in "-0123456789"
+                if end < len(self._text) and not (number and self._text[end] in ".eE+-"):
+                    _refuse_depth(self._text, self._at, end, value)
+                    self._at = end
+                    return value
+            length = len(self._text) - self._at
+            if length > LONGEST_LINE:
+                raise ValueError(f"what follows is longer than {LONGEST_LINE:,} characters")
+            # A value is begun again with each piece, so a long one is given more at once.
+            wanted = 2 * length if length > _SHORT else 0
+            if not self._more(wanted):
+                raise problem or ValueError("it stops within the array")
+
+    def _more(self, wanted: int = 0) -> bool:
+        """Have more text, of this length if there is as much; whether there was any."""
+        parts = [self._text[self._at :]]
+        length = before = len(parts[0])
+        while length <= max(before, wanted):
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            parts.append(piece)
+            length += len(piece)
+        self._text, self._at = "".join(parts), 0
+        return length > before
 
 
-def _without_decimals(value: object) -> object:
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _without_decimals(inner) for key, inner in value.items()}
-    return [_without_decimals(inner) for inner in value] if isinstance(value, list) else value
+def _whole_number(text: str) -> int | str:
+    # Python refuses to read very long ones, and would go on at length to write them.
+    return int(text) if len(text) <= _LONGEST_NUMBER else text
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
+_NOT_BLANK = re.compile(r"[^ \t\n\r]")
+_LONGEST_NUMBER = 100
+_SHORT = 10_000
+_DEEPEST = 100
+"""Levels of lists and objects within each other: some readers of what is written bear no more than a thousand."""
+
+
+def _refuse_depth(text: str, start: int, end: int, value: object) -> None:
+    """Raises `RecursionError` for a value that is nested too deeply; `text` holds it from `start` to `end`."""
+    if text.count("[", start, end) + text.count("{", start, end) <= _DEEPEST:
+        return
+    level = [value]
+    for _ in range(_DEEPEST):
+        holders = [each for each in level if isinstance(each, (list, dict))]
+        level = [inner for each in holders for inner in (each.values() if isinstance(each, dict) else each)]
+    if any(isinstance(each, (list, dict)) for each in level):
+        raise RecursionError
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "what follows is nested too deeply."
+    return f"{error.msg if isinstance(error, json.JSONDecodeError) else error}."
 
 
 def line_items(blocks: Blocks) -> Iterator[Item]:
@@ -68,13 +152,13 @@ def line_items(blocks: Blocks) -> Iterator[Item]:
             if line.isspace():
                 continue
             try:
-                yield Item(number, json.loads(line))
+                value = _DECODER.decode(line)
+                _refuse_depth(line, 0, len(line), value)
+                yield Item(number, value)
             except RecursionError:
                 yield Item(number, None, "It is nested too deeply.")
             except json.JSONDecodeError as error:
                 yield Item(number, None, f"It is not JSON: {error.msg}, at character {error.pos + 1:,}.")
-            except ValueError as error:
-                yield Item(number, None, f"It is not JSON that can be read: {error}.")
 
 
 def items_fleet(items: Iterator[Item], source: str, wanted: Wanted) -> Fleet:

@@ -16,6 +16,7 @@ from vin_datasette.fleet.columns import (
     named_for_vins,
     no_vin_column,
     position_of,
+    refuse_too_many,
 )
 from vin_datasette.fleet.fleet import InputError
 from vin_datasette.fleet.text import SAMPLE_LINES, lines_of
@@ -81,6 +82,7 @@ class _Arranged(NamedTuple):
             raise InputError(f"{source} has several VINs on each line; put each on a line of its own, or say --column.")
         if not self.columns:
             return Layout([], 0, self.delimiter, 0, None)
+        refuse_too_many(self.columns, source)
         vin = self.vin
         if vin is None and wanted.vin is not None:
             vin = column_of(self.columns, wanted.vin, source)

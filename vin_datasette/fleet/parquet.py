@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from vin_datasette.fleet.columns import distinct, model_year_column, peeked, vin_column
 from vin_datasette.fleet.fleet import Fleet, InputError
-from vin_datasette.fleet.values import typed_rows
+from vin_datasette.fleet.text import ANY_BYTE
+from vin_datasette.fleet.values import LARGEST_ROW, typed_rows, within_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +34,9 @@ def parquet_fleet(file: BinaryIO, source: str, wanted: Wanted, opened: ExitStack
     if not names:
         raise InputError(f"{source} has no columns.")
     head, records = peeked(_parquet_records(parquet, source))
-    vin_at = vin_column(names, head, wanted.vin, source)
+    vin_at = vin_column(names, [values for values in head if values], wanted.vin, source)
     year_at = model_year_column(names, wanted.model_year, source)
-    return Fleet(names, _renamed(schema, names), typed_rows(records, vin_at, year_at), source)
+    return Fleet(names, _renamed(schema, names), typed_rows(records, len(names), vin_at, year_at), source)
 
 
 def _renamed(schema: pa.Schema, names: list[str]) -> pa.Schema:
@@ -45,24 +46,50 @@ def _renamed(schema: pa.Schema, names: list[str]) -> pa.Schema:
     return schema
 
 
-def _parquet_records(parquet: Any, source: str) -> Iterator[tuple[object, ...]]:
+def _parquet_records(parquet: Any, source: str) -> Iterator[tuple[object, ...] | None]:
+    """The values of each row; None for a row too large."""
     with _parquet_in_words(source):
         for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
-            yield from zip(*map(_python_values, batch.columns), strict=True)
+            if any(map(_has_large_text, batch.columns)):
+                # One after another: together they may be a thousand times what the file is.
+                for row in range(batch.num_rows):
+                    yield _row_alone(batch.slice(row, 1))
+            else:
+                yield from zip(*map(_python_values, batch.columns), strict=True)
+
+
+def _row_alone(row: Any) -> tuple[object, ...] | None:
+    if any(map(_has_large_text, row.columns)):
+        return None
+    return within_size(tuple(_python_values(column)[0] for column in row.columns))
+
+
+def _has_large_text(column: Any) -> bool:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary
+    if not any(is_kind(column.type) for is_kind in kinds):
+        return False
+    longest = pc.max(pc.binary_length(column)).as_py()
+    return longest is not None and longest > LARGEST_ROW
 
 
 def _python_values(column: Any) -> list[object]:
     try:
         return cast("list[object]", column.to_pylist())
-    except (ValueError, OverflowError):
-        # A time to the nanosecond or after the year 9999, which Python's own cannot hold.
+    except (ValueError, OverflowError, LookupError):
+        # A time to the nanosecond or after the year 9999, which Python's own cannot hold, or in a zone
+        # that it does not know; or text that is not UTF-8.
         return [_python_value(scalar) for scalar in column]
 
 
 def _python_value(scalar: Any) -> object:
     try:
         return cast("object", scalar.as_py())
-    except (ValueError, OverflowError):
+    except UnicodeDecodeError as error:
+        return error.object.decode("utf-8", ANY_BYTE)
+    except (ValueError, OverflowError, LookupError):
         return getattr(scalar, "value", None)
 
 

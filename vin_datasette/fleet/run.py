@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vin_datasette.lookup import KNOWN, Answer, Failure, Lookup, Plan
 from vin_datasette.many import stream
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Account:
-    """How many VINs were asked for, and what came of them; `seconds` since it was begun."""
+    """How many VINs were asked for, and what came of them; `seconds` since it was begun.
+
+    `unkept` are those of them whose answers could not be written to the cache.
+    """
 
     cached: int = 0
     fetched: Counter[str] = field(default_factory=Counter)
     rejected: int = 0
     failed: int = 0
+    unkept: int = 0
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -48,6 +52,7 @@ class Account:
         sources = [f"{count:,} by {source}" for source, count in sorted(self.fetched.items(), reverse=True)]
         fetched += f" ({', '.join(sources)})" if sources else ""
         parts = [f"{self.cached:,} cached", fetched, f"{self.rejected:,} rejected", f"{self.failed:,} failed"]
+        parts += [f"{self.unkept:,} not kept in the cache"] if self.unkept else []
         return f"{self.asked:,} asked: {', '.join(parts)}; {self.seconds:.1f} seconds"
 
     def add(self, outcomes: Iterable[Answer | Failure]) -> None:
@@ -55,7 +60,9 @@ class Account:
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 self.failed += 1
-            elif isinstance(outcome.result, Rejection):
+                continue
+            self.unkept += not outcome.stored
+            if isinstance(outcome.result, Rejection):
                 self.rejected += 1
             elif outcome.cached:
                 self.cached += 1
@@ -80,18 +87,18 @@ async def run(
     cached are not shown to sinks. Raises `InputError` where the input breaks, `CacheError`
     when the cache cannot be opened, and what the sinks raise.
     """
-    read: deque[Row] = deque()
+    read = _Read()
 
     def asked() -> Iterator[Asked]:
         for row in rows:
-            read.append(row)
+            read.keep(row)
             yield row.vin, row.model_year
 
     async with Lookup(settings) as path:
         path.be_patient()
-        async with aclosing(stream(path, asked(), plan)) as answered:
+        async with aclosing(stream(path, asked(), plan, read.is_full)) as answered:
             async for outcomes in answered:
-                asked_for = _first(read, len(outcomes))
+                asked_for = read.first(len(outcomes))
                 known = outcomes.count(KNOWN)
                 account.cached += known
                 if known < len(outcomes):
@@ -121,8 +128,48 @@ _A_MOMENT = 0.2
 """Seconds that rows which are being told have to come to their end."""
 
 
-def _first(read: deque[Row], count: int) -> list[Row]:
-    return [read.popleft() for _ in range(count)]
+class _Read:
+    """Rows that were read and of which nothing has come yet. One thread keeps them, another takes them."""
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[Row, int]] = deque()
+        # Of each only one thread writes to.
+        self._came = self._went = 0
+
+    def is_full(self) -> bool:
+        """Whether they are so large that no more are to be read."""
+        return self._came - self._went > _MOST_HELD
+
+    def keep(self, row: Row) -> None:
+        """Have one more."""
+        size = _size(row)
+        self._came += size
+        self._rows.append((row, size))
+
+    def first(self, count: int) -> list[Row]:
+        """Take so many, in their order."""
+        taken = [self._rows.popleft() for _ in range(count)]
+        self._went += sum(size for _, size in taken)
+        return [row for row, _ in taken]
+
+
+_MOST_HELD = 64_000_000
+"""Bytes, about, of rows that are held until something has come of their VINs."""
+
+
+def _size(row: Row) -> int:
+    """About how many bytes a row takes: eight for each value, and what is in it."""
+    # The values of a text are all of them texts, which are quickly counted.
+    count: Callable[[Any], int] = len if {*map(type, row.values)} <= {str} else _size_of
+    return len(row.vin) + 8 * len(row.values) + sum(map(count, row.values))
+
+
+def _size_of(value: object) -> int:
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, dict):
+        return 100 + sum(map(_size_of, value)) + sum(map(_size_of, value.values()))
+    return 100 + sum(map(_size_of, value)) if isinstance(value, list) else 8
 
 
 def _shown(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[tuple[Row, Answer | Failure]]:

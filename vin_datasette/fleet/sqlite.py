@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
-from contextlib import closing
+import sys
+import time
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vin_datasette.fleet.columns import distinct, listed, model_year_column, peeked, vin_column
 from vin_datasette.fleet.fleet import STANDARD_INPUT, Fleet, InputError, in_words
 from vin_datasette.fleet.text import ANY_BYTE
-from vin_datasette.fleet.values import typed_rows
+from vin_datasette.fleet.values import LARGEST_ROW, typed_rows, within_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import ExitStack
 
     from vin_datasette.fleet.fleet import Wanted
@@ -26,6 +28,15 @@ SQLITE = b"SQLite format 3\0"
 
 SQLITE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 """How the name of one mostly ends."""
+
+
+LONGEST_WAIT = 300.0
+"""Seconds that a view has to find its next row: it may be one that never ends."""
+
+_LARGEST_VALUE = 100 * LARGEST_ROW
+"""Bytes of a value or a row that SQLite gives at all; a photo may stand beside a VIN."""
+
+_STEPS_BETWEEN_LOOKS = 100_000
 
 
 def table_in(name: str) -> tuple[str, str] | None:
@@ -47,12 +58,46 @@ def sqlite_fleet(path: str, said: str, source: str, wanted: Wanted, opened: Exit
     if wanted.vin is None:
         wanted = wanted._replace(vin=column)
     quoted = '"' + table.replace('"', '""') + '"'
-    cursor = connection.execute(f"SELECT * FROM {quoted}")  # noqa: S608 - quoted above
+    waiting = _Waiting(connection, source)
+    with waiting.in_words():
+        cursor = connection.execute(f"SELECT * FROM {quoted}")  # noqa: S608 - quoted above  # nosec B608
     names = distinct(description[0] for description in cursor.description)
-    head, records = peeked(cursor)
-    vin_at = vin_column(names, head, wanted.vin, source)
+    head, records = peeked(waiting.rows(cursor))
+    vin_at = vin_column(names, [values for values in head if values], wanted.vin, source)
     year_at = model_year_column(names, wanted.model_year, source)
-    return Fleet(names, None, typed_rows(records, vin_at, year_at), source)
+    return Fleet(names, None, typed_rows(records, len(names), vin_at, year_at), source)
+
+
+class _Waiting:
+    """Gives up on a query that finds no row for too long."""
+
+    def __init__(self, connection: sqlite3.Connection, source: str) -> None:
+        self._source = source
+        self._until = time.monotonic() + LONGEST_WAIT
+        connection.set_progress_handler(self._is_over, _STEPS_BETWEEN_LOOKS)
+
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._until
+
+    @contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Raises `InputError` when it was given up."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if self._is_over():
+                raise InputError(f"{self._source} gave no row within {LONGEST_WAIT:g} seconds.") from error
+            raise
+
+    def rows(self, cursor: sqlite3.Cursor) -> Iterator[tuple[object, ...] | None]:
+        """The values of each row; None for a row too large."""
+        with self.in_words():
+            while True:
+                self._until = time.monotonic() + LONGEST_WAIT
+                values = cursor.fetchone()
+                if values is None:
+                    return
+                yield within_size(values)
 
 
 def _connected(path: str) -> sqlite3.Connection:
@@ -60,6 +105,10 @@ def _connected(path: str) -> sqlite3.Connection:
         if file.read(len(SQLITE)) not in {SQLITE, b""}:
             raise InputError(f"{path} is not an SQLite file; only of such a file a table can be named.")
     connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    # What stands in somebody's file is data, and its views may not do what no query of ours would.
+    connection.execute("PRAGMA trusted_schema = 0")
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
     # Text that is not UTF-8 is some other program's, and no reason to stop.
     connection.text_factory = functools.partial(str, encoding="utf-8", errors=ANY_BYTE)
     return connection

@@ -24,7 +24,11 @@ SAMPLE_LINES = 100
 ANY_BYTE = "vin_datasette.any_byte"
 """The name of the `codecs` error handler that takes bytes which are not UTF-8 as Windows-1252."""
 
+ENDLESS_LINE = 100_000_000
+"""Characters of a line, or zero bytes on end, after which what is read is no text, and is given up."""
+
 _SAMPLE_BYTES = 256 * 1024
+_LONGEST_HEADER = LONGEST_LINE
 _AT_ONCE = 128 * 1024
 _LINE_END = re.compile(r"\r\n?|\n")
 # A mark at the start of a file, which remains within it where files were joined.
@@ -57,7 +61,7 @@ def sample(stream: Readable) -> Sample:
     failure: Exception | None = None
     ended = False
     # Whoever types or trickles lines must not have to fill the buffer before the first is answered.
-    while len(head) < _SAMPLE_BYTES and max(head.count(b"\n"), head.count(b"\r")) <= SAMPLE_LINES:
+    while _is_too_little(head):
         try:
             data = stream.read1(_AT_ONCE)
         except Exception as error:
@@ -71,6 +75,13 @@ def sample(stream: Readable) -> Sample:
         head += data
     known = bytes(head)
     return Sample(known, ended, io.BufferedReader(_Replayed(known, stream, failure), _AT_ONCE))
+
+
+def _is_too_little(head: bytearray) -> bool:
+    """Whether more is needed to know what follows: not a header alone, and not a part of one."""
+    if len(head) < _SAMPLE_BYTES:
+        return max(head.count(b"\n"), head.count(b"\r")) <= SAMPLE_LINES
+    return len(head) < _LONGEST_HEADER and b"\n" not in head and b"\r" not in head
 
 
 class _Replayed(io.RawIOBase):
@@ -119,10 +130,16 @@ def encoding_of(head: bytes) -> str:
 
 def decoded(stream: Readable, encoding: str) -> Iterator[str]:
     """The text of a stream piece by piece as it comes, without NUL characters and byte
-    order marks. `encoding` is what `encoding_of` says. Raises what `stream.read1` raises."""
+    order marks. `encoding` is what `encoding_of` says. Raises what `stream.read1` raises, and
+    `ValueError` when there is nothing but such characters for too long."""
     decode = _decoder(encoding)
+    noise = 0
     while data := stream.read1(_AT_ONCE):
-        yield _without_noise(decode.decode(data))
+        text = _without_noise(decode.decode(data))
+        noise = 0 if text else noise + len(data)
+        if noise > ENDLESS_LINE:
+            raise ValueError(f"it has {ENDLESS_LINE:,} zero bytes on end, and is no text")
+        yield text
     yield _without_noise(decode.decode(b"", final=True))
 
 
@@ -133,9 +150,11 @@ def beginning(head: bytes, encoding: str) -> str:
 
 def line_blocks(pieces: Iterator[str]) -> Iterator[list[str] | None]:
     """The lines of a text with their ends ("\\n", "\\r\\n" or "\\r"), many at a time, as soon as
-    they are whole. None stands for one line of more than `LONGEST_LINE` characters."""
+    they are whole. None stands for one line of more than `LONGEST_LINE` characters. Raises
+    `ValueError` for one of more than `ENDLESS_LINE`."""
     rest = ""
     skipping = False
+    skipped = 0
     for piece in pieces:
         text = rest + piece
         if skipping:
@@ -143,6 +162,9 @@ def line_blocks(pieces: Iterator[str]) -> Iterator[list[str] | None]:
             # After a "\r" at the end of the piece, the next may begin with its "\n".
             if end is None or text[end.start() :] == "\r":
                 rest = "\r" if end else ""
+                skipped += len(piece)
+                if skipped > ENDLESS_LINE:
+                    raise ValueError(f"it has a line of more than {ENDLESS_LINE:,} characters, and is no text")
                 continue
             text = text[end.end() :]
             skipping = False
@@ -157,7 +179,7 @@ def line_blocks(pieces: Iterator[str]) -> Iterator[list[str] | None]:
         if len(rest) > LONGEST_LINE and not rest.endswith("\r"):
             yield None
             rest = ""
-            skipping = True
+            skipping, skipped = True, 0
     if rest and not skipping:
         yield [rest] if len(rest) <= LONGEST_LINE else None
 
@@ -174,32 +196,6 @@ def lines_of(text: str) -> list[str]:
     return io.StringIO(text, newline="").readlines()
 
 
-def utf8(pieces: Iterator[str]) -> io.BufferedReader:
-    """Text as a stream of UTF-8, for readers of bytes that know no other encoding."""
-    return io.BufferedReader(_Utf8(pieces), _AT_ONCE)
-
-
-class _Utf8(io.RawIOBase):
-    def __init__(self, pieces: Iterator[str]) -> None:
-        super().__init__()
-        self._pieces = pieces
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer)
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = piece.encode("utf-8", "replace")
-        data, self._rest = self._rest[: len(view)], self._rest[len(view) :]
-        view[: len(data)] = data
-        return len(data)
-
-
 def _decoder(encoding: str) -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder(encoding)(ANY_BYTE if encoding == "utf-8" else "replace")
 
@@ -213,12 +209,11 @@ def _without_noise(text: str) -> str:
 def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeDecodeError):
         raise error
-    return "".join(map(_one_byte, error.object[error.start : error.end])), error.end
+    return "".join(map(_WINDOWS_1252.__getitem__, error.object[error.start : error.end])), error.end
 
 
-def _one_byte(byte: int) -> str:
-    # Windows-1252 leaves five bytes undefined.
-    return bytes([byte]).decode("cp1252", "ignore") or chr(byte)
+# Windows-1252 leaves five bytes undefined.
+_WINDOWS_1252 = [bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(256)]
 
 
 codecs.register_error(ANY_BYTE, _as_windows_1252)

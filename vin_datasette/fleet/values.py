@@ -13,6 +13,9 @@ from vin_datasette.vin import LENGTH, VIN, InvalidVIN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+LARGEST_ROW = 1_000_000
+"""Characters and bytes of all values of a row."""
+
 _FIRST_YEAR, _LAST_YEAR = 1980, 2100
 YEARS = {f"{year}{end}": year for year in range(_FIRST_YEAR, _LAST_YEAR + 1) for end in ("", ".0")}
 """The model year that a text says, of those as most say it."""
@@ -60,8 +63,20 @@ def too_long(number: int) -> Row:
     return Row(number, "", problem=f"The line is longer than {LONGEST_LINE:,} characters.")
 
 
-def typed_rows(records: Iterable[tuple[object, ...]], vin_at: int, year_at: int | None) -> Iterator[Row]:
-    """The rows of a table whose values have types, by the positions of its VINs and model years."""
+def within_size(values: tuple[object, ...]) -> tuple[object, ...] | None:
+    """The values of a row of a table; None instead of so many that they are no row of a fleet's."""
+    large = sum(len(value) for value in values if isinstance(value, (str, bytes))) > LARGEST_ROW
+    return None if large else values
+
+
+def typed_rows(
+    records: Iterable[tuple[object, ...] | None], width: int, vin_at: int, year_at: int | None
+) -> Iterator[Row]:
+    """The rows of a table whose values have types, by the positions of its VINs and model years. Those
+    of a row that was too large to be kept are None."""
     for number, values in enumerate(records, 1):
+        if values is None:
+            yield Row(number, "", None, (None,) * width, f"Its values are larger than {LARGEST_ROW:,} characters.")
+            continue
         year = None if year_at is None else model_year_of(values[year_at])
         yield new_row(Row, (number, text_of(values[vin_at]), year, values, None))
