@@ -1303,7 +1303,9 @@ def test_a_file_of_the_first_step_that_cannot_be_written_is_refused_in_words(of_
     with without_privileges() as folder:
         (folder / "vin.db").write_bytes(content)
         (folder / "vin.db").chmod(0o444)
-        with pytest.raises(CacheError, match="was made by an older vin-datasette and has to be brought up to date, but"):
+        with pytest.raises(
+            CacheError, match="was made by an older vin-datasette and has to be brought up to date, but"
+        ):
             Cache(folder / "vin.db").open()
 
 
