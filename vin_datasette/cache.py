@@ -16,11 +16,11 @@ import time
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from weakref import WeakSet
 
 from vin_datasette.place import Left, Place
-from vin_datasette.record import Record, SourceName
+from vin_datasette.record import Record, SourceName, Unread
 from vin_datasette.schema import (
     CHANGES,
     FRESHNESS_INDEX,
@@ -244,6 +244,7 @@ class Cache:
             writer.execute("PRAGMA cache_size = -32768")
             reader = opened.enter_context(contextlib.closing(_connect(self.path, READ_TIMEOUT)))
             reader.execute("PRAGMA query_only = 1")
+            reader.execute("PRAGMA cache_size = -32768")
             # A text that is no UTF-8, in a row that somebody damaged, must cost that row alone.
             reader.text_factory = bytes
             opened.pop_all()
@@ -308,6 +309,15 @@ class Cache:
             for start in range(0, len(vins), _VARIABLES):
                 self._read(reader, vins[start : start + _VARIABLES], found, is_all=len(vins) == 1)
         return found
+
+    def glance(self, vin: VIN) -> Record | None:
+        """The record of a vehicle without any error code, by its columns and with its values
+        unread until somebody wants others than those of the contract: what most who ask ask for,
+        at a fifth of what `get` costs. None for all else, which says nothing of whether it is there."""
+        with self._lock:
+            reader, _ = self._open()
+            row = reader.execute(_GLANCE, [vin]).fetchone()
+        return None if row is None else _glanced(vin, row)
 
     def _read(self, reader: sqlite3.Connection, part: Sequence[VIN], found: dict[VIN, Record], *, is_all: bool) -> None:
         """Put what is there for `part` into `found`, around what is damaged."""
@@ -597,6 +607,32 @@ def _select(condition: str) -> list[str]:
     return [f"SELECT {columns} FROM {table} WHERE {condition}" for table in (VEHICLES, REJECTIONS)]  # noqa: S608 - names are our own, values are bound  # nosec B608
 
 
+_GLANCE = (
+    f"SELECT make, model, model_year, body_class, source, source_version, fetched_at, record FROM {VEHICLES} "  # noqa: S608 # nosec B608 - a table's name
+    "WHERE vin = ? AND error_code = '0' AND make > '' AND notes IS NULL"
+)
+
+
+def _glanced(vin: VIN, row: tuple[Any, ...]) -> Record | None:
+    make, model, year, body, source, version, fetched_at, record = row
+    # Only what stands in the record as it stands in the columns is known without reading it.
+    if b'"ErrorCode":"0"' not in record or b'"ModelYear":"%d"' % (year or 0) not in record or record[-1:] != b"}":
+        return None
+    try:
+        known = {
+            "Make": make.decode(),
+            "Model": (model or b"").decode(),
+            "ModelYear": str(year),
+            "BodyClass": (body or b"").decode(),
+            "ErrorCode": "0",
+        }
+        values = Unread(known, record)
+        when = _when(fetched_at.decode())
+        return Record(vin, values, _SOURCES[source.decode()], version.decode() if version else None, when)
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
 def _marks(part: Sequence[object]) -> str:
     return ",".join("?" * len(part))
 
@@ -610,12 +646,18 @@ def _record(row: tuple[bytes | None, ...]) -> Record | None:
         values = json.loads(record or b"")
         if not isinstance(values, dict):
             raise TypeError("the record is no JSON object")
-        when = datetime.strptime(fetched_at or "", _TIME).replace(tzinfo=timezone.utc)
+        when = _when(fetched_at or "")
         remarks = tuple(json.loads(notes)) if notes else ()
         return Record(VIN(vin), values, _SOURCES[source or ""], version, when, remarks)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         log.warning("The cached row of VIN %r cannot be read and is passed over: %s", vin, error)
         return None
+
+
+@lru_cache(maxsize=1024)
+def _when(text: str) -> datetime:
+    """The time that `_time` wrote. Raises `ValueError`."""
+    return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
 
 
 _SOURCES: dict[str, SourceName] = {name: name for name in get_args(SourceName)}

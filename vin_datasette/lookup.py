@@ -173,6 +173,14 @@ class Lookup:
         vin = _read(text)
         if isinstance(vin, Answer):
             return vin
+        try:
+            record = self.cache.glance(vin)
+        except (sqlite3.Error, CacheError):
+            # What is wrong, and what can be read nevertheless, is found out on the long way.
+            record = None
+        if record is not None:
+            self.cache.reading.passed()
+            return self._cached(record, self.settings.max_age)
         answer = self._hits([vin]).get(vin)
         return None if answer is None or self._outlived(answer.result) else answer
 
@@ -374,11 +382,11 @@ class Lookup:
             return {}
         self.cache.reading.passed()
         max_age = self.settings.max_age if max_age is None else max_age
-        results = {vin: interpret(record, self.settings.check_digit) for vin, record in records.items()}
-        return {
-            vin: Answer(result, "stale" if self._old(result, records[vin], max_age) else "hit")
-            for vin, result in results.items()
-        }
+        return {vin: self._cached(record, max_age) for vin, record in records.items()}
+
+    def _cached(self, record: Record, max_age: float | None) -> Answer:
+        result = interpret(record, self.settings.check_digit)
+        return Answer(result, "stale" if self._old(result, record, max_age) else "hit")
 
     def _unreadable(self, error: sqlite3.Error | CacheError) -> None:
         if isinstance(error, CacheError) and not error.temporary:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
     from datetime import datetime
 
     from vin_datasette.vin import VIN
@@ -54,6 +56,36 @@ class Record:
     def error_codes(self) -> tuple[int, ...]:
         """vPIC's error codes, as `read_error_codes` finds them."""
         return read_error_codes(self.values)
+
+
+class Unread(Mapping[str, object]):
+    """The values of a stored record, of which some are `known` and the others are read from
+    its JSON when they are wanted. Raises `ValueError` then, where that is damaged."""
+
+    __slots__ = ("_json", "_known", "_values")
+
+    def __init__(self, known: Mapping[str, object], json_text: bytes) -> None:
+        self._known = known
+        self._json = json_text
+        self._values: dict[str, object] | None = None
+
+    def get(self, key: str, default: object = None) -> object:
+        """The value of a key, or `default`."""
+        return self._known[key] if key in self._known else self._all().get(key, default)
+
+    def __getitem__(self, key: str) -> object:
+        return self._all()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, object]:
+        if self._values is None:
+            self._values = json.loads(self._json)
+        return self._values
 
 
 def _words(text: str) -> str:

@@ -6,12 +6,15 @@ The one place that knows how Datasette 0.65 and 1.0 differ in permissions.
 from __future__ import annotations
 
 import ipaddress
+import json
 import sqlite3
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from datasette import Forbidden
+from datasette.plugins import pm
 from datasette.utils import actor_matches_allow
 
 from vin_datasette.cache import CacheError
@@ -19,7 +22,7 @@ from vin_datasette.schema import VEHICLES
 from vin_datasette.web.state import settings_of, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from datasette import Request
     from datasette.app import Datasette
@@ -63,6 +66,68 @@ async def _in_words() -> AsyncIterator[None]:
 
 async def may_see(datasette: Datasette, actor: dict[str, Any] | None, table: str = VEHICLES) -> bool:
     """Whether an actor may see a table of the cache. Raises `CacheError` where the database cannot be read."""
+    return await _decided(datasette, actor, "view-table", table, partial(_may_see, datasette, actor, table))
+
+
+async def may(datasette: Datasette, actor: dict[str, Any] | None, action: Action) -> bool:
+    """Whether an actor has one of the plugin's permissions, and may see the table. Raises `CacheError`."""
+    return await _decided(datasette, actor, action, VEHICLES, partial(_may, datasette, actor, action))
+
+
+def is_open(datasette: Datasette) -> bool:
+    """Whether it is known that who sends neither a cookie nor a token may see the vehicles."""
+    if not _is_settled() or _others_answer("actor_from_request"):
+        return False
+    return state_of(datasette).decisions.get(_key(datasette, None, "view-table", VEHICLES), False)
+
+
+async def _decided(
+    datasette: Datasette,
+    actor: dict[str, Any] | None,
+    action: str,
+    table: str,
+    decide: Callable[[], Awaitable[bool]],
+) -> bool:
+    """What `decide` says, asked once for an actor where the answer cannot change.
+
+    Datasette asks its own database for each decision, which takes ten times as long as all else
+    that a cached vehicle costs.
+    """
+    if not _is_settled():
+        return await decide()
+    known, key = state_of(datasette).decisions, _key(datasette, actor, action, table)
+    if key not in known:
+        decision = await decide()
+        if len(known) >= _MOST_DECISIONS:
+            known.clear()
+        known[key] = decision
+    return known[key]
+
+
+_MOST_DECISIONS = 4096
+
+_DECIDING = ("permission_allowed", "permission_resources_sql", "get_metadata")
+"""The hooks of both Datasettes by which a plugin has a say in who may do what."""
+
+
+def _is_settled() -> bool:
+    """Whether the configuration alone decides who may do what, which does not change while the server runs."""
+    return not any(map(_others_answer, _DECIDING))
+
+
+def _others_answer(hook: str) -> bool:
+    """Whether a plugin other than Datasette's own and this one has a say in something."""
+    caller = getattr(pm.hook, hook, None)
+    found = caller.get_hookimpls() if caller else ()
+    return not all(each.function.__module__.startswith(("datasette.", "vin_datasette.")) for each in found)
+
+
+def _key(datasette: Datasette, actor: dict[str, Any] | None, action: str, table: str) -> tuple[object, ...]:
+    who = None if actor is None else json.dumps(actor, sort_keys=True, default=repr)
+    return who, action, table, getattr(datasette, "root_enabled", None)
+
+
+async def _may_see(datasette: Datasette, actor: dict[str, Any] | None, table: str) -> bool:
     database = state_of(datasette).database
     if hasattr(datasette, "allowed"):
         return await _allowed(datasette, actor, "view-table", database, table)
@@ -95,8 +160,7 @@ async def permits_index(datasette: Datasette, actor: dict[str, Any] | None, data
     return None if database != own or await may_see(datasette, actor) else False
 
 
-async def may(datasette: Datasette, actor: dict[str, Any] | None, action: Action) -> bool:
-    """Whether an actor has one of the plugin's permissions, and may see the table. Raises `CacheError`."""
+async def _may(datasette: Datasette, actor: dict[str, Any] | None, action: Action) -> bool:
     database = state_of(datasette).database
     if hasattr(datasette, "allowed"):
         return await _allowed(datasette, actor, action, database)

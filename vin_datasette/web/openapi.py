@@ -31,7 +31,9 @@ async def openapi(request: Request, datasette: Datasette) -> Response:
     if not await guard.may_see_instance(datasette, request.actor):
         return error(datasette, "You may not see this instance: view-instance is needed.", 403)
     short = settings_of(datasette).short_routes
-    return json_answer(datasette, request, document(DOORS, short=short, base=datasette.urls.instance()), {})
+    condition = request.headers.get("if-none-match")
+    described = document(DOORS, short=short, base=datasette.urls.instance())
+    return json_answer(datasette, request.method, condition, described, {})
 
 
 def document(doors: Sequence[Door], *, short: bool, base: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datasette import hookimpl
 
 from vin_datasette.schema import VEHICLES
-from vin_datasette.web import analyses, guard, shutdown, vehicle_page, ways_in
+from vin_datasette.web import analyses, guard, short_way, shutdown, vehicle_page, ways_in
 from vin_datasette.web.charts import can_render_charts, render_charts
 from vin_datasette.web.doors import registered
 from vin_datasette.web.lists import FUNCTION, PARAMETER
@@ -51,9 +51,10 @@ def startup(datasette: Datasette) -> Callable[[], Awaitable[None]]:
     return inner
 
 
-@hookimpl
+@hookimpl(tryfirst=True)
 def asgi_wrapper(datasette: Datasette) -> Callable[[shutdown.App], shutdown.App]:
-    return partial(shutdown.wrapped, datasette)
+    """First, so that the wrappers of other plugins stand around it."""
+    return lambda app: shutdown.wrapped(datasette, short_way.wrapped(datasette, app))
 
 
 async def _describe(datasette: Datasette, database: str) -> None:

@@ -17,7 +17,7 @@ from vin_datasette.web.routes import (
     answering,
     error,
     forbidden,
-    json_answer,
+    found,
     provenance,
     vin_of,
 )
@@ -61,7 +61,7 @@ async def refresh(request: Request, datasette: Datasette) -> Response:
         return error(datasette, f"No source could be asked: {outcome.reason}", 503, headers)
     if isinstance(outcome.result, Rejection):
         return error(datasette, outcome.result.reason, 404, provenance(outcome))
-    return json_answer(datasette, request, outcome.result.six_fields(cached=outcome.cached), provenance(outcome))
+    return found(datasette, request.method, None, outcome)
 
 
 def _told(datasette: Datasette, request: Request, outcome: Answer | Failure, before: Record | None) -> Response:

@@ -71,7 +71,14 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
     if isinstance(answer.result, Rejection):
         return error(datasette, answer.result.reason, 404, provenance(answer))
-    return json_answer(datasette, request, answer.result.six_fields(cached=answer.cached), provenance(answer))
+    return found(datasette, request.method, request.headers.get("if-none-match"), answer)
+
+
+def found(datasette: Datasette, method: str, condition: str | None, answer: Answer) -> Response:
+    """A vehicle that was found, for a request of `method` with `condition` as its `If-None-Match`."""
+    return json_answer(
+        datasette, method, condition, answer.vehicle.six_fields(cached=answer.cached), provenance(answer)
+    )
 
 
 @answering
@@ -212,15 +219,18 @@ def provenance(answer: Answer) -> dict[str, str]:
     return {"Vin-Source": record.source, "Cache-Status": status, "Age": str(age)}
 
 
-def json_answer(datasette: Datasette, request: Request, body: dict[str, Any], headers: dict[str, str]) -> Response:
+def json_answer(
+    datasette: Datasette, method: str, condition: str | None, body: dict[str, Any], headers: dict[str, str]
+) -> Response:
     """`body` with a validator (`ETag`, RFC 9110); 304 for who reads and has it already."""
     text = json.dumps(body, ensure_ascii=False)
     etag = f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
     # Stored answers are to be asked about again: removal must be seen at once.
     headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
-    known = [tag.strip().removeprefix("W/") for tag in (request.headers.get("if-none-match") or "").split(",")]
-    if request.method in ("GET", "HEAD") and (etag in known or known == ["*"]):
-        return _respond(datasette, "", 304, headers)
+    if condition and method in ("GET", "HEAD"):
+        known = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+        if etag in known or known == ["*"]:
+            return _respond(datasette, "", 304, headers)
     return _respond(datasette, text, 200, headers)
 
 

@@ -54,6 +54,8 @@ class State:
     asking: Slots
     vin_lists: Lists = field(default_factory=Lists)
     leaving: Leaving = field(default_factory=Leaving)
+    decisions: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    """Who may do what, as far as it is known and cannot change: see `guard`."""
     base_scripts: list[str] = field(default_factory=list)
     """Hashes of the scripts within Datasette's base template, once they are known."""
 

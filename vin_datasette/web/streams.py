@@ -48,7 +48,11 @@ class Slots:
         self.free += 1
 
 
-PRIVATE = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+PRIVATE = {
+    "Cache-Control": "private, no-store",
+    "Vary": "Cookie, Authorization",
+    "X-Content-Type-Options": "nosniff",
+}
 """Headers of what one caller is answered, refusals too: it is not for the next one, and no script,
 whatever asks for it as one (RFC 9111, section 5.2.2; Fetch, section 3.6)."""
 
