@@ -433,3 +433,12 @@ def test_a_lookup_prints_its_vin(tmp_path: Path) -> None:
     )
     assert f"Input VIN Requested  {PETERBILT}\n" in said.stdout
     assert said.stderr == ""
+
+
+@pytest.mark.parametrize(("options", "logged"), [((), True), (("--no-access-log",), False)])
+def test_requests_are_logged_unless_the_server_is_told_not_to(
+    tmp_path: Path, options: tuple[str, ...], logged: bool
+) -> None:
+    with serving_aloud(tmp_path, "--source", "embedded", *options) as served:
+        assert httpx.get(f"{served.url}/-/vin/live").status_code == 200
+    assert ("GET /-/vin/live" in served.said()) is logged

@@ -362,9 +362,10 @@ def _format_of(out: str) -> Format:
 @click.option(
     "-p", "--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="The port to listen on."
 )
+@click.option("--access-log/--no-access-log", default=True, show_default=True, help="Whether each request is logged.")
 @click.argument("datasette_options", metavar="[-- DATASETTE OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
 @settings_options
-def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: Any) -> None:
+def serve(host: str, port: int, access_log: bool, datasette_options: tuple[str, ...], **options: Any) -> None:
     """Start Datasette with the plugin and the cache.
 
     What follows -- is passed to datasette serve. On a loopback address everyone who
@@ -393,7 +394,7 @@ def serve(host: str, port: int, datasette_options: tuple[str, ...], **options: A
         state.defaults["allow_remove"] = True
         words = "Whoever reaches %s port %d may look up, remove and export, if settings do not say otherwise."
         log.warning(words, host, port)
-    connections.install(settings.stall_timeout)
+    connections.install(settings.stall_timeout, access_log=access_log)
     datasette_cli.main(
         ["serve", *immutable, str(settings.db), "--host", host, "--port", str(port), *datasette_options],
         prog_name="datasette",

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.config import HTTP_PROTOCOLS, LOGGING_CONFIG
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
@@ -23,16 +23,19 @@ MOST_CONNECTIONS = 4096
 """Connections at once, where the system gives so many descriptors and twice as many."""
 
 
-def install(patience: float) -> None:
+def install(patience: float, *, access_log: bool) -> None:
     """Let the server that this process becomes have connections of this kind.
 
-    `patience` are the seconds that a client has to send the head of a request. As many file
-    descriptors as the system allows are taken.
+    `patience` are the seconds that a client has to send the head of a request, and `access_log`
+    says whether requests are logged, which takes as long as to answer with a cached vehicle. As many
+    file descriptors as the system allows are taken.
     """
     Connection.patience = patience
     Connection.most = min(MOST_CONNECTIONS, _descriptors() // 2)
     # Datasette passes no options on to uvicorn; this is what it takes where it is given none.
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+    if not access_log:
+        LOGGING_CONFIG["loggers"]["uvicorn.access"].update(handlers=[], propagate=False)
     logging.getLogger("asyncio").addFilter(_Seldom())
 
 
