@@ -90,7 +90,7 @@ AROUND = st.sampled_from(
         ("/-/query?sql=select+%27", "%27"),
         ("ERROR: vPIC answered no record for: ", "!"),
         ('{"vin": "', '"}'),
-        ("'a\\n", "'"),
+        ("'a:\\n", "'"),
         ("{'p0': '", "'}"),
         ("fleet_", "_2.csv"),
     ]
