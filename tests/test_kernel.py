@@ -159,18 +159,32 @@ def test_cells_run_while_a_widget_works(kernel: Kernel, vpic: VpicServer) -> Non
     assert kernel.printed("print(len([value for name, value in events if name == 'vehicles'][-1]))") == "300"
 
 
-def test_a_view_hears_of_it_while_a_cell_blocks_the_kernel(kernel: Kernel, vpic: VpicServer) -> None:
+def test_a_view_hears_of_it_while_a_cell_blocks_the_kernel(kernel: Kernel, vpic: VpicServer, tmp_path: Path) -> None:
     vpic.latency = 0.03
-    kernel.run(f"widget = VinLookup({numbered_vins(60)!r}, **slow)")
-    cell = Cell(kernel, "time.sleep(0.7)")
-    kernel.read()
+    heard = tmp_path / "heard"
+    kernel.run(f"import pathlib; widget = VinLookup({numbered_vins(300)!r}, **slow)")
+    # The cell blocks the kernel until the view's side says that it has heard enough.
+    cell = Cell(
+        kernel, f"print('asleep', flush=True)\nwhile not pathlib.Path({str(heard)!r}).exists(): time.sleep(0.01)"
+    )
+    until(lambda: kernel.read() and cell.text())
     already = len(kernel.published)
-    until(lambda: cell.ended)
-    while_it_slept = [message["content"]["data"] for message in kernel.published[already:] if _is_comm(message)]
-    answers = [data for data in while_it_slept if data.get("content", {}).get("kind") == "answers"]
-    assert len(answers) > 2
-    assert any("progress" in data.get("state", {}) for data in while_it_slept)
+
+    def said_meanwhile() -> list[dict[str, Any]]:
+        return [message["content"]["data"] for message in kernel.read()[already:] if _is_comm(message)]
+
+    def is_heard() -> bool:
+        said = said_meanwhile()
+        answers = [data for data in said if data.get("content", {}).get("kind") == "answers"]
+        return len(answers) > 2 and any("progress" in data.get("state", {}) for data in said)
+
+    try:
+        until(is_heard)
+        assert not cell.ended
+    finally:
+        heard.touch()
     assert cell.reply()["status"] == "ok"
+    vpic.latency = 0
     kernel.run("await widget.done()")
 
 

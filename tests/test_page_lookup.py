@@ -126,6 +126,7 @@ async def test_without_javascript_a_vin_leads_to_its_vehicle(site: Site, browse:
 async def test_without_javascript_one_can_type_at_once(site: Site, browse: Browse) -> None:
     page = await browse(java_script_enabled=False)
     await page.goto(site.page)
+    await page.locator("input#vin:focus").wait_for()
     await page.keyboard.type(PETERBILT)
     await page.keyboard.press("Enter")
     await page.wait_for_url(f"**/vehicles/{PETERBILT}")
