@@ -24,9 +24,11 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.request import urlopen
 
 from benchmarks.fleet import environment, goal, middle, processor_seconds, ratio, table, upstream, vins_of
 from benchmarks.fleet_of import cache_of
+from benchmarks.hits.peers import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +109,14 @@ def shuffled(cache: Path, count: int, folder: Path) -> Path:
     path = folder / f"hits-{count}.txt"
     path.write_text("".join(f"{vin}\n" for vin in vins[:count]))
     return path
+
+
+def check_head(server: Server, vins: Path) -> None:
+    """The peers answer with as many bytes as a hit only while they have its fields."""
+    with vins.open() as lines, urlopen(f"http://127.0.0.1:{server.port}/lookup/{next(lines).strip()}") as found:
+        names = {name.lower() for name in found.headers} - {"date", "server", "transfer-encoding"}
+    if names != {name.lower() for name in HEAD}:
+        raise SystemExit(f"A hit has the fields {', '.join(sorted(names))}: HEAD in benchmarks/hits/peers.py differs.")
 
 
 def alone(ways: Sequence[Way], vins: Path, rounds: int, seconds: float) -> None:
@@ -231,13 +241,18 @@ def main(given: Sequence[str] | None = None) -> None:
             connection.execute("UPDATE vehicles SET source = 'vpic'")
             connection.commit()
         ours = held.enter_context(served(*serve, "--plugins-dir", str(HERE / "plugins"), **settings))
+        check_head(ours, vins)
         bare = held.enter_context(served("uvicorn", *plain, "benchmarks.hits.peers:bare"))
+        # As Datasette alone installs it.
+        stock = ["--loop", "asyncio", "--http", "h11"]
+        slower = held.enter_context(served("uvicorn", *plain, *stock, "benchmarks.hits.peers:bare"))
         replaced = held.enter_context(
             served("uvicorn", *plain, "--factory", "benchmarks.hits.peers:replaced", CACHE=str(cache))
         )
         short = Way("short way", ours, "/lookup/")
         ways = [
             Way("bare uvicorn", bare, "/"),
+            Way("the same, in Python alone", slower, "/"),
             short,
             Way("constant route", ours, f"/-/constant{ROUTER}&"),
             Way("router", ours, "/lookup/", ROUTER),

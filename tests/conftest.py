@@ -159,6 +159,7 @@ def new_datasette(config: Mapping[str, object] | None = None, **options: Any) ->
 async def close(datasette: Datasette) -> None:
     """Let go of what an instance holds open."""
     with contextlib.suppress(KeyError):
+        state_of(datasette).vin_lists.close()
         await state_of(datasette).lookup.aclose()
     if DATASETTE_1:
         datasette.close()

@@ -13,6 +13,8 @@ from vin_datasette.web.lists import Lists
 from vin_datasette.web.state import state_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasette.app import Datasette
 
     from tests.conftest import MakeInstance
@@ -64,13 +66,42 @@ async def test_lists_are_for_the_vehicles_alone(make_instance: MakeInstance) -> 
     assert (await datasette.client.get("/vin/rejections.json?_list=unknown")).status_code == 200
 
 
-def test_memory_is_bounded_and_the_list_least_lately_used_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_bounded_and_the_oldest_list_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vin_datasette.web.lists.MOST_BYTES", 100)
     lists = Lists()
     names = [lists.keep(VINS[start : start + 2])[0] for start in (0, 2)]
     assert json.loads(lists.array(names[0])) == VINS[0:2]
     lists.keep(VINS[4:6])
-    assert [json.loads(lists.array(name)) for name in names] == [VINS[0:2], []]
+    assert [json.loads(lists.array(name)) for name in names] == [[], VINS[2:4]]
+    lists.close()
+
+
+def test_servers_of_one_cache_have_the_same_lists_and_so_has_a_later_one(tmp_path: Path) -> None:
+    one, other = Lists(tmp_path / "lists"), Lists(tmp_path / "lists")
+    name, _ = one.keep(VINS[:3])
+    assert json.loads(other.array(name)) == sorted(VINS[:3])
+    assert other.keep(VINS[:3]) == (name, 3)
+    one.close()
+    other.close()
+    later = Lists(tmp_path / "lists")
+    assert json.loads(later.array(name)) == sorted(VINS[:3])
+    later.close()
+
+
+@pytest.mark.parametrize("damage", ["a folder", "no database"])
+def test_where_no_file_can_be_used_lists_are_kept_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    path = tmp_path / "lists"
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"not a database" * 100)
+    lists = Lists(path)
+    name, _ = lists.keep(VINS[:3])
+    assert json.loads(lists.array(name)) == sorted(VINS[:3])
+    assert "kept in memory" in caplog.text
+    lists.close()
 
 
 @pytest.mark.parametrize(

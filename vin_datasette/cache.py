@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from weakref import WeakSet
 
+from vin_datasette.flat import stored
 from vin_datasette.place import Left, Place
+from vin_datasette.rebuilt import differences
 from vin_datasette.record import Record, SourceName, Unread
 from vin_datasette.schema import (
     CHANGES,
@@ -30,6 +32,7 @@ from vin_datasette.schema import (
     USABLE_SINCE_SET,
     VEHICLES,
 )
+from vin_datasette.standing import Said, is_better
 from vin_datasette.trouble import Trouble
 from vin_datasette.vehicle import Rejection, Vehicle
 from vin_datasette.vin import VIN
@@ -91,10 +94,14 @@ class Cache:
     A file that is removed, moved or replaced while it is open is noticed within
     `LOOK_EVERY` seconds, and at the latest by the next write: what lies at the path from then
     on is used, and made where there is nothing. While its folder is gone it is read, and not written.
+
+    With `to_read` the file is opened to be read alone: it is neither made nor migrated, and stays
+    the one that was opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, to_read: bool = False) -> None:
         self.path = Path(path)
+        self._to_read = to_read
         self._lock = threading.RLock()
         self._write_lock = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
@@ -184,7 +191,7 @@ class Cache:
         """Let go of the file when it is no longer the one at the path, after what its `-wal`
         holds is saved in it. Both locks have to be held."""
         self._looked_at = time.monotonic()
-        if self._connections is None or self._place is None or self.is_immutable:
+        if self._connections is None or self._place is None or self.is_immutable or self._to_read:
             return
         left = self._place.left()
         self._is_adrift = left == "file" and not self.path.parent.is_dir()
@@ -217,12 +224,16 @@ class Cache:
             _inherited.pop().close()
         if "\0" in str(self.path):
             raise CacheError(f"{str(self.path)!r} is no name that a file can have.")
+        if self._to_read and not self.path.exists():
+            raise CacheError(f"There is no cache {self.path}.")
         if not self.path.parent.is_dir():
             raise CacheError(f"{self.path} cannot be made: there is no folder {self.path.parent}.")
         if self.path.is_dir():
             raise CacheError(f"{self.path} is a folder, and the cache is a file.")
         self.is_read_only = self.is_immutable = False
         try:
+            if self._to_read:
+                return self._opened_to_read()
             try:
                 return self._opened_to_write()
             except sqlite3.OperationalError as error:
@@ -259,7 +270,9 @@ class Cache:
         """
         try:
             pair = self._pair("mode=ro")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if not _is_refused(error):
+                raise
             pair = self._pair("mode=ro&immutable=1")
             self.is_immutable = True
         self.is_read_only = True
@@ -275,12 +288,20 @@ class Cache:
                 if _steps(pair[0], MIGRATION_SET):
                     raise CacheError(
                         f"{self.path} was made by an older vin-datasette and has to be brought up to date, "
-                        "but cannot be written: make it, or a copy of it, writable."
+                        f"{self._why_not_migrated}"
                     )
+                if self._to_read:
+                    raise CacheError(f"{self.path} is no cache of vin-datasette.")
                 raise sqlite3.OperationalError("attempt to write a readonly database")
             pair[0].text_factory = bytes
             opened.pop_all()
         return pair[0], pair[1]
+
+    @property
+    def _why_not_migrated(self) -> str:
+        if self._to_read:
+            return "but is only read here: look up any VIN with --db on it, where it can be written."
+        return "but cannot be written: make it, or a copy of it, writable."
 
     def close(self) -> None:
         """Close the file; a later call opens it anew."""
@@ -370,16 +391,22 @@ class Cache:
                         return record
         return None
 
-    def save(self, answers: Iterable[Vehicle | Rejection], *, renewals: bool = False) -> set[str]:
+    def save(
+        self, answers: Iterable[Vehicle | Rejection], *, renewals: bool = False, improvements: bool = False
+    ) -> set[str]:
         """Keep answers, all of them in one transaction; the VINs of those that are kept.
 
         An answer takes the place of an earlier one, but none ever the place of what vPIC
         itself said except what vPIC says now; where that differs, the earlier answer goes
         into the table of changes. Rejections of malformed VINs, which have no record, are
-        not kept; nor are `renewals` of what was removed while a source was asked about it.
+        not kept; nor are `renewals` of what was removed while a source was asked about it. Of
+        answers that nobody asked for now, as of a file, `improvements` alone are kept: see `is_better`.
         """
-        rows = {answer.vin: _row(answer, answer.record) for answer in answers if answer.record is not None}
+        made = [_row(answer, answer.record) for answer in answers if answer.record is not None]
+        rows = _best(made) if improvements else {str(row["vin"]): row for row in made}
         with self._write() as db:
+            if improvements:
+                rows = _better(db, rows)
             if renewals:
                 there = _there(db, [*rows])
                 rows = {vin: row for vin, row in rows.items() if vin in there}
@@ -619,18 +646,23 @@ def _glanced(vin: VIN, row: tuple[Any, ...]) -> Record | None:
     if b'"ErrorCode":"0"' not in record or b'"ModelYear":"%d"' % (year or 0) not in record or record[-1:] != b"}":
         return None
     try:
-        known = {
-            "Make": make.decode(),
-            "Model": (model or b"").decode(),
-            "ModelYear": str(year),
-            "BodyClass": (body or b"").decode(),
-            "ErrorCode": "0",
-        }
-        values = Unread(known, record)
+        values = Unread(_known(make, model, year, body), record)
         when = _when(fetched_at.decode())
         return Record(vin, values, _SOURCES[source.decode()], version.decode() if version else None, when)
     except (ValueError, KeyError, AttributeError):
         return None
+
+
+@lru_cache(maxsize=16_384)
+def _known(make: bytes, model: bytes | None, year: int, body: bytes | None) -> Mapping[str, object]:
+    """What a clean vehicle's columns say of it, under vPIC's keys: many have it in common."""
+    return {
+        "Make": make.decode(),
+        "Model": (model or b"").decode(),
+        "ModelYear": str(year),
+        "BodyClass": (body or b"").decode(),
+        "ErrorCode": "0",
+    }
 
 
 def _marks(part: Sequence[object]) -> str:
@@ -678,21 +710,37 @@ def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> dict[str, dict[st
 
 def _changes(earlier: Mapping[str, str], new: Mapping[str, object]) -> Iterator[dict[str, object]]:
     """The row that keeps what vPIC used to say, when it says something else now."""
-    was, now = _values(earlier["record"]), _values(str(new["record"]))
-    changed = {
-        key: [was.get(key), now.get(key)] for key in {**was, **now} if (was.get(key) or "") != (now.get(key) or "")
-    }
+    changed = differences(VIN(earlier["vin"]), stored(earlier["record"]), stored(str(new["record"])))
     if changed:
         yield {**earlier, "replaced_at": new["fetched_at"], "changed": json.dumps(changed)}
 
 
-def _values(record: str) -> dict[str, object]:
-    """The values of a stored record; none of one that somebody damaged."""
-    try:
-        values = json.loads(record)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
+def _best(rows: Iterable[dict[str, object]]) -> dict[str, dict[str, object]]:
+    """The best row of each VIN, the first of equal ones."""
+    best: dict[str, dict[str, object]] = {}
+    for row in rows:
+        rival = best.setdefault(str(row["vin"]), row)
+        if rival is not row and is_better(_said(row), _said(rival)):
+            best[str(row["vin"])] = row
+    return best
+
+
+def _better(db: Database, rows: Mapping[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    """Those of the rows, by VIN, that are better than what is there."""
+    better, asked = {**rows}, list(rows)
+    columns = ", ".join(("vin", *Said._fields))
+    for start in range(0, len(asked), _VARIABLES):
+        part = asked[start : start + _VARIABLES]
+        for table in (VEHICLES, REJECTIONS):
+            sql = f"SELECT {columns} FROM {table} WHERE vin IN ({_marks(part)})"  # noqa: S608 - names are our own, values are bound  # nosec B608
+            for vin, *there in db.execute(sql, part):
+                if not is_better(_said(rows[vin]), Said(*there)):
+                    better.pop(vin, None)
+    return better
+
+
+def _said(row: Mapping[str, Any]) -> Said:
+    return Said(*(row[name] for name in Said._fields))
 
 
 _MANY = 200
@@ -729,8 +777,8 @@ def _row(answer: Vehicle | Rejection, record: Record) -> dict[str, object]:
     return _vehicle_row(answer) if isinstance(answer, Vehicle) else _rejection_row(answer, record)
 
 
-# ASCII: a lone surrogate in an answer has no UTF-8, and an answer is kept as it came.
-_as_json = json.JSONEncoder(separators=(",", ":")).encode
+as_json = json.JSONEncoder(separators=(",", ":")).encode
+"""An answer as it is kept. In ASCII, as a lone surrogate in one has no UTF-8, and it is kept as it came."""
 
 
 @lru_cache(maxsize=64)
@@ -744,7 +792,7 @@ def _provenance(record: Record) -> dict[str, object]:
         "source_version": record.source_version,
         "fetched_at": _time(record.fetched_at),
         "notes": json.dumps(record.notes) if record.notes else None,
-        "record": _as_json(dict(record.values)),
+        "record": as_json(dict(record.values)),
     }
 
 

@@ -19,6 +19,9 @@ SourceName = Literal["vpic", "embedded", "vpic-sibling", "embedded-sibling"]
 """`vpic` is the DOT's API, `embedded` vPIC's own database in the package `ultravin`;
 `…-sibling` says that neither was asked, as the one had answered for a vehicle alike."""
 
+NOT_APPLICABLE = "Not Applicable"
+"""vPIC's default for what a type of vehicle cannot have."""
+
 _CODES = re.compile(r"\d+(?:,\d+)*", re.ASCII)
 # Until 2018 vPIC put the texts under `ErrorCode`: "0 - VIN decoded clean…; 14 - …".
 _CODE_OF_TEXT = re.compile(r"(?:^|;\s*)(\d{1,4})\s?-", re.ASCII)
@@ -44,13 +47,12 @@ class Record:
 
     def text(self, key: str) -> str:
         """The value under a flat key, stripped and with inner white space collapsed;
-        "" when vPIC left it out or says `Not Applicable`, its default for what a
-        type of vehicle cannot have."""
+        "" when vPIC left it out or says `NOT_APPLICABLE`."""
         value = self.values.get(key)
         if value is None or value == "":
             return ""
         text = str(value)
-        return _remembered_words(text) if len(text) <= _SHORT else _words(text)
+        return _remembered_words(text) if len(text) <= _SHORT else words(text)
 
     @property
     def error_codes(self) -> tuple[int, ...]:
@@ -88,15 +90,16 @@ class Unread(Mapping[str, object]):
         return self._values
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
+    """What `Record.text` makes of a value's text."""
     # A lone surrogate can be stored in JSON but not in an SQLite text.
-    words = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
-    return "" if words == "Not Applicable" else words
+    tidy = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    return "" if tidy == NOT_APPLICABLE else tidy
 
 
 # The vehicles of a fleet say few different things, each many times.
 _SHORT = 100
-_remembered_words = lru_cache(maxsize=16_384)(_words)
+_remembered_words = lru_cache(maxsize=16_384)(words)
 
 
 def read_error_codes(values: Mapping[str, object]) -> tuple[int, ...]:
@@ -104,6 +107,13 @@ def read_error_codes(values: Mapping[str, object]) -> tuple[int, ...]:
     (`1,11,400`) and in that of 2018 (texts). Empty when there are none to be read."""
     said = values.get("ErrorCode")
     text = said.strip() if isinstance(said, str) else str(said) if type(said) is int else ""
+    return _remembered_codes(text) if len(text) <= _SHORT else _codes(text)
+
+
+def _codes(text: str) -> tuple[int, ...]:
     found = text.split(",") if _CODES.fullmatch(text) else _CODE_OF_TEXT.findall(text)
     # No code of vPIC's has more than three digits.
     return tuple(int(code) for code in found if len(code) <= 4)
+
+
+_remembered_codes = lru_cache(maxsize=1024)(_codes)

@@ -24,6 +24,10 @@ MODEL_YEAR_MISMATCH_CODE = 12
 CLEAN_CODE = 0
 
 
+NO_MAKE = "vPIC names no make for this VIN."
+"""The reason of a rejection whose codes do not reject, before what vPIC said."""
+
+
 @dataclass(frozen=True)
 class Vehicle:
     """A record that identifies a vehicle.
@@ -158,8 +162,19 @@ def interpret(record: Record, check_digit: CheckDigitRule = "strict") -> Vehicle
     texts = [text for text in (error_text(record), record.text("AdditionalErrorText")) if text]
     # vPIC's texts end now with a full stop, now without.
     said = ". ".join([text.rstrip(".") for text in texts[:-1]] + texts[-1:])
-    reason = said if rejecting else f"vPIC names no make for this VIN. {said}".strip()
+    reason = said if rejecting else f"{NO_MAKE} {said}".strip()
     return Rejection(record.vin, reason, codes, record.text("SuggestedVIN") or None, record)
+
+
+def doubts_year(record: Record) -> bool:
+    """Whether vPIC says that the model year it was asked with is not the VIN's: a wrong year can
+    destroy the answer, and the VIN is better asked again without."""
+    return MODEL_YEAR_MISMATCH_CODE in record.error_codes
+
+
+def year_note(model_year: int, record: Record) -> str:
+    """What is noted on an answer without a model year, after one with it, `record`, that doubts it."""
+    return f"Asked with model year {model_year}, vPIC said: {error_text(record)}"
 
 
 def error_text(record: Record) -> str:

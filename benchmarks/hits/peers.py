@@ -18,7 +18,19 @@ BODY = (
     '"Body Class": "Truck-Tractor", "Cached Result?": true}'
 )
 
-_HEAD = [(b"content-type", b"application/json")]
+HEAD = {
+    "Cache-Control": "private, no-cache",
+    "Vary": "Cookie, Authorization",
+    "X-Content-Type-Options": "nosniff",
+    "Vin-Source": "vpic",
+    "Cache-Status": "vin-datasette; hit",
+    "Age": "86400",
+    "ETag": '"e922dc3598b2f3c03d0f6557"',
+    "Content-Type": "application/json",
+}
+"""What comes before the body of a cached vehicle's answer, beside what the server itself adds."""
+
+_HEAD = [(name.lower().encode(), value.encode()) for name, value in HEAD.items()]
 
 
 async def bare(
@@ -26,7 +38,7 @@ async def bare(
     receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
     send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
 ) -> None:
-    """The least that an ASGI application can do to answer: what the server costs."""
+    """The least that an ASGI application can do to answer with these bytes: what the server costs."""
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
         await send({"type": "http.response.body", "body": BODY.encode()})

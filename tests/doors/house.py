@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import OrderedDict
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from tests.conftest import close, new_datasette, numbered_vins
 from tests.doors.callers import CALLERS, HERE, secrets_of
 from tests.vpic_server import VpicServer
 from vin_datasette import Lookup, Settings
-from vin_datasette.web.state import state_of
+from vin_datasette.web.state import LISTS_SUFFIX, state_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -58,13 +57,14 @@ class House:
         self._app = datasette.app()
         self._file = sqlite3.connect(self.own.settings.db, isolation_level=None)
         self._rows = self._content()
-        self._lists = OrderedDict(self.own.vin_lists._kept)
+        self._lists = sqlite3.connect(f"{self.own.settings.db}{LISTS_SUFFIX}", isolation_level=None)
         self._version = self._data_version()
         self._calls = len(vpic.calls)
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+        self._lists.close()
 
     @property
     def callers(self) -> list[Caller]:
@@ -125,9 +125,8 @@ class House:
             await asyncio.sleep(0.001)
         calls, self._calls = self.vpic.calls[self._calls :], len(self.vpic.calls)
         came: set[str] = {"asked"} if calls else set()
-        if self.own.vin_lists._kept.keys() != self._lists.keys():
+        if self._lists.execute("DELETE FROM lists WHERE name != ?", [self.list_name]).rowcount:
             came.add("list")
-            self.own.vin_lists._kept = OrderedDict(self._lists)
         if self._data_version() != self._version:
             if self._content() != self._rows:
                 came.add("cache")

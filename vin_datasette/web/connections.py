@@ -7,6 +7,7 @@ front of `datasette serve`, none of it is needed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -14,10 +15,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import HTTP_PROTOCOLS, LOGGING_CONFIG
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
-    import asyncio
+    from vin_datasette.web.heads import LimitedHttpTools as Protocol
+else:
+    try:
+        from vin_datasette.web.heads import LimitedHttpTools as Protocol
+    except ImportError:
+        # Where there is no httptools (on Windows), all is read in Python, which takes half as long again.
+        from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol
 
 MOST_CONNECTIONS = 4096
 """Connections at once, where the system gives so many descriptors and twice as many."""
@@ -32,6 +38,11 @@ def install(patience: float, *, access_log: bool) -> None:
     """
     Connection.patience = patience
     Connection.most = min(MOST_CONNECTIONS, _descriptors() // 2)
+    # Datasette 1.0 begins a loop of Python's own and 0.65 one of uvicorn's choice: this is both.
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     # Datasette passes no options on to uvicorn; this is what it takes where it is given none.
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     if not access_log:
@@ -39,7 +50,7 @@ def install(patience: float, *, access_log: bool) -> None:
     logging.getLogger("asyncio").addFilter(_Seldom())
 
 
-class Connection(H11Protocol):
+class Connection(Protocol):
     """A connection that is given up when no request comes for `patience` seconds.
 
     When there are more than `most`, the one that has been without a request longest makes

@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from vin_datasette.parquet import MEDIA_TYPE as PARQUET
 from vin_datasette.web import health, lookup_page, metrics, openapi, refresh, routes, shapes
 from vin_datasette.web.lookup_page import MOST_LISTED
 from vin_datasette.web.posted import EXTRAS, JSON_LINES, MOST_VINS
 from vin_datasette.web.routes import method_refusal
 from vin_datasette.web.shapes import Schema, ref
+from vin_datasette.web.streams import PARQUET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from datasette import Request
     from datasette.app import Datasette
+    from pluggy import HookImpl
 
 Action = Literal["vin-lookup", "vin-remove", "vin-export"]
 
@@ -118,12 +119,20 @@ def _is_settled() -> bool:
 def _others_answer(hook: str) -> bool:
     """Whether a plugin other than Datasette's own and this one has a say in something."""
     caller = getattr(pm.hook, hook, None)
-    found = caller.get_hookimpls() if caller else ()
-    return not all(each.function.__module__.startswith(("datasette.", "vin_datasette.")) for each in found)
+    found = caller.get_hookimpls() if caller else []
+    # Plugins come and go, as tests' do; the same ones give the same answer.
+    if hook not in _ANSWERED or _ANSWERED[hook][0] != found:
+        own = all(each.function.__module__.startswith(("datasette.", "vin_datasette.")) for each in found)
+        _ANSWERED[hook] = found, not own
+    return _ANSWERED[hook][1]
+
+
+_ANSWERED: dict[str, tuple[list[HookImpl], bool]] = {}
+"""By hook, who answers it, and whether somebody else's plugin is among them."""
 
 
 def _key(datasette: Datasette, actor: dict[str, Any] | None, action: str, table: str) -> tuple[object, ...]:
-    who = None if actor is None else json.dumps(actor, sort_keys=True, default=repr)
+    who = actor and json.dumps(actor, sort_keys=True, default=repr)
     return who, action, table, getattr(datasette, "root_enabled", None)
 
 

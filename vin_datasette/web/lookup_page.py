@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,8 @@ async def keep_list(request: Request, datasette: Datasette) -> Response:
 
     Takes what `POST /lookup` takes, up to 50,000 VINs, and answers `{"ok": true, "list":
     name, "vins": how many}`; `/vin/vehicles?_list=name` shows those of them that are
-    cached. Kept in memory: when the server is started anew the list has to be given again.
+    cached. It is kept beside the cache, for every server that has the same cache, until lists
+    that were given later need its place.
     """
     refusal = await sight_refusal(datasette, request)
     if refusal:
@@ -109,6 +111,6 @@ async def keep_list(request: Request, datasette: Datasette) -> Response:
         vins = await vins_of(request, most=MOST_LISTED, limit=state_of(datasette).settings.body_timeout)
     except BadBody as problem:
         return bad_body(datasette, request, problem)
-    name, count = state_of(datasette).vin_lists.keep(vins)
+    name, count = await asyncio.to_thread(state_of(datasette).vin_lists.keep, vins)
     said = json.dumps({"ok": True, "list": name, "vins": count})
     return Response(said, headers={**PRIVATE}, content_type="application/json")

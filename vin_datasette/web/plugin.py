@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datasette import hookimpl
 
 from vin_datasette.schema import VEHICLES
-from vin_datasette.web import analyses, guard, short_way, shutdown, vehicle_page, ways_in
+from vin_datasette.web import analyses, guard, presentation, short_way, shutdown, vehicle_page, ways_in
 from vin_datasette.web.charts import can_render_charts, render_charts
 from vin_datasette.web.doors import registered
 from vin_datasette.web.lists import FUNCTION, PARAMETER
@@ -65,13 +65,7 @@ async def _describe(datasette: Datasette, database: str) -> None:
         own = configured.setdefault(table, {})
         for key in CONFIGURATION_KEYS & shown.keys():
             own.setdefault(key, shown[key])
-        known = await datasette.get_resource_metadata(database, table)
-        for key in ("title", "description"):
-            if not known.get(key):
-                await datasette.set_resource_metadata(database, table, key, shown[key])
-        for column, text in shown["columns"].items():
-            if not (await datasette.get_column_metadata(database, table, column)).get("description"):
-                await datasette.set_column_metadata(database, table, column, "description", text)
+    await presentation.store(datasette.get_internal_database(), database)
 
 
 @hookimpl

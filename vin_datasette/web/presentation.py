@@ -14,6 +14,10 @@ from vin_datasette.schema import CHANGES, REJECTIONS, VEHICLES
 from vin_datasette.words import sendable
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+    from datasette.database import Database
+
     from vin_datasette.attributes import Attribute
 
 
@@ -90,6 +94,35 @@ def shown_beside(said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if {"sort", "sort_desc"} & (said.get(table) or {}).keys():
             del shown["sort_desc"]
     return tables
+
+
+async def store(internal: Database, database: str) -> None:
+    """Put titles and descriptions into the internal database of Datasette 1.0, where it says nothing of
+    a table or column yet; all at once, as one by one they take a tenth of a second."""
+    about_tables, about_columns = [], []
+    for table, shown in TABLES.items():
+        about_tables += [(database, table, key, shown[key]) for key in ("title", "description")]
+        about_columns += [(database, table, column, "description", text) for column, text in shown["columns"].items()]
+
+    def write(connection: Connection) -> None:
+        connection.executemany(
+            """
+            INSERT INTO metadata_resources (database_name, resource_name, key, value) VALUES (?, ?, ?, ?)
+            ON CONFLICT (database_name, resource_name, key) DO UPDATE SET value = excluded.value
+            WHERE coalesce(metadata_resources.value, '') = ''
+            """,
+            about_tables,
+        )
+        connection.executemany(
+            """
+            INSERT INTO metadata_columns (database_name, resource_name, column_name, key, value) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (database_name, resource_name, column_name, key) DO UPDATE SET value = excluded.value
+            WHERE coalesce(metadata_columns.value, '') = ''
+            """,
+            about_columns,
+        )
+
+    await internal.execute_write_fn(write)
 
 
 def fold_record(record: object) -> Markup | None:

@@ -18,7 +18,7 @@ from datasette.utils import add_cors_headers
 
 from vin_datasette import __version__
 from vin_datasette.cache import CacheError
-from vin_datasette.parquet import MEDIA_TYPE, parquet_parts
+from vin_datasette.late import imported
 from vin_datasette.schema import REJECTIONS, VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection
@@ -26,11 +26,12 @@ from vin_datasette.web import guard
 from vin_datasette.web.asking import RETRY_AFTER, Refused, answer_for, check_leaving, check_queue
 from vin_datasette.web.forms import is_form, led_to
 from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, extras_of, vins_of
-from vin_datasette.web.selection import BadSelection, selected
 from vin_datasette.web.state import state_of
-from vin_datasette.web.streams import PRIVATE, Streamed, download_headers, in_thread
+from vin_datasette.web.streams import PARQUET, PRIVATE, Streamed, download_headers, in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from datasette import Request
     from datasette.app import Datasette
 
@@ -71,7 +72,12 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
     if isinstance(answer.result, Rejection):
         return error(datasette, answer.result.reason, 404, provenance(answer))
-    return found(datasette, request.method, request.headers.get("if-none-match"), answer)
+    return found(datasette, request.method, condition_of(request.scope), answer)
+
+
+def condition_of(scope: Mapping[str, Any]) -> str | None:
+    """The `If-None-Match` of a request, of which Datasette would make a dictionary of all headers."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"if-none-match"), None)
 
 
 def found(datasette: Datasette, method: str, condition: str | None, answer: Answer) -> Response:
@@ -119,6 +125,11 @@ async def export(request: Request, datasette: Datasette) -> Response:
     """
     if not await guard.may(datasette, request.actor, "vin-export"):
         return error(datasette, "You may not export the cache: vin-export is needed.", 403)
+    # They bring pyarrow, which nothing but Parquet needs.
+    await imported("vin_datasette.parquet", "vin_datasette.web.selection")
+    from vin_datasette.parquet import parquet_parts
+    from vin_datasette.web.selection import BadSelection, selected
+
     try:
         selection = selected(parse_qsl(request.query_string, keep_blank_values=True))
     except BadSelection as problem:
@@ -126,7 +137,7 @@ async def export(request: Request, datasette: Datasette) -> Response:
     own = state_of(datasette)
     headers = download_headers(datasette, f"vehicles-{datetime.now(timezone.utc):%Y-%m-%d}.parquet")
     if request.method == "HEAD":
-        return Response("", headers=headers, content_type=MEDIA_TYPE)
+        return Response("", headers=headers, content_type=PARQUET)
     check_leaving(own)
     if not own.exports.take():
         return too_many_exports(datasette)
@@ -134,7 +145,7 @@ async def export(request: Request, datasette: Datasette) -> Response:
         in_thread(parquet_parts(own.lookup.cache.path, selection)),
         request.receive,
         headers=headers,
-        content_type=MEDIA_TYPE,
+        content_type=PARQUET,
         limit=own.settings.export_timeout,
         stall=own.settings.stall_timeout,
         slots=own.exports,
@@ -223,7 +234,7 @@ def json_answer(
     datasette: Datasette, method: str, condition: str | None, body: dict[str, Any], headers: dict[str, str]
 ) -> Response:
     """`body` with a validator (`ETag`, RFC 9110); 304 for who reads and has it already."""
-    text = json.dumps(body, ensure_ascii=False)
+    text = _JSON.encode(body)
     etag = f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
     # Stored answers are to be asked about again: removal must be seen at once.
     headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
@@ -232,6 +243,10 @@ def json_answer(
         if etag in known or known == ["*"]:
             return _respond(datasette, "", 304, headers)
     return _respond(datasette, text, 200, headers)
+
+
+# `json.dumps` would make one for each answer.
+_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def _respond(datasette: Datasette, body: str, status: int, headers: dict[str, str]) -> Response:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vin_datasette.batches import fields
+from vin_datasette.schema import VEHICLES
 from vin_datasette.vin import LENGTH
 from vin_datasette.web.posted import EXTRAS, MOST_VINS
+from vin_datasette.web.presentation import TABLES
 
 Schema = Mapping[str, Any]
 """A JSON Schema, or a reference to one."""
@@ -118,8 +119,8 @@ SCHEMAS: Mapping[str, Schema] = {
 }
 """The schemas that have a name."""
 
-COLUMN: Schema = {"enum": [column.name for column in fields(raw=True)]}
-"""A column of the vehicles."""
+COLUMN: Schema = {"enum": [column for column in TABLES[VEHICLES]["columns"] if column != "notes"]}
+"""A column of an export: `batches.fields` has them with their types, and pyarrow with them."""
 
 HEADERS: Mapping[str, tuple[str, Schema]] = {
     "Age": ("Seconds since the source was asked (RFC 9111).", _COUNT),

@@ -14,7 +14,7 @@ from vin_datasette.cache import CacheError
 from vin_datasette.vehicle import Vehicle
 from vin_datasette.web import guard
 from vin_datasette.web.observed import observed
-from vin_datasette.web.routes import found
+from vin_datasette.web.routes import condition_of, found
 from vin_datasette.web.state import settings_of, state_of
 
 if TYPE_CHECKING:
@@ -56,12 +56,9 @@ def _known(datasette: Datasette, path: re.Pattern[str], scope: MutableMapping[st
     match = path.fullmatch(scope["path"]) if scope["method"] == "GET" and not scope["query_string"] else None
     if not match:
         return None
-    began, condition = time.perf_counter(), None
-    for name, value in scope["headers"]:
-        if name in _SOMEBODYS:
-            return None
-        if name == b"if-none-match":
-            condition = value.decode("latin-1")
+    began = time.perf_counter()
+    if any(name in _SOMEBODYS for name, _ in scope["headers"]):
+        return None
     if not guard.is_open(datasette):
         return None
     own = state_of(datasette)
@@ -70,5 +67,5 @@ def _known(datasette: Datasette, path: re.Pattern[str], scope: MutableMapping[st
         answer = own.lookup.cached(match[1])
         if answer and answer.how == "hit" and isinstance(answer.result, Vehicle):
             observed(own, answer, began)
-            return found(datasette, "GET", condition, answer)
+            return found(datasette, "GET", condition_of(scope), answer)
     return None

@@ -125,6 +125,7 @@ class Ending:
             await asyncio.to_thread(self._datasette.executor.shutdown)
             self._datasette.databases[own.database].close()
         # The last connection that is closed takes the WAL with it, which those of Datasette's that only read cannot.
+        own.vin_lists.close()
         await own.lookup.aclose()
 
 

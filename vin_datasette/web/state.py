@@ -35,6 +35,10 @@ PLUGIN_NAME = "vin-datasette"
 """The key of the plugin's settings under `plugins:` in metadata.yml or datasette.yml."""
 
 
+LISTS_SUFFIX = "-lists"
+"""What the file of lists has behind the name of the cache's."""
+
+
 class CannotStart(StartupError, click.ClickException):  # type: ignore[misc]
     """A setting or a cache with which the server cannot start.
 
@@ -52,7 +56,7 @@ class State:
     exports: Slots
     lists: Slots
     asking: Slots
-    vin_lists: Lists = field(default_factory=Lists)
+    vin_lists: Lists
     leaving: Leaving = field(default_factory=Leaving)
     decisions: dict[tuple[object, ...], bool] = field(default_factory=dict)
     """Who may do what, as far as it is known and cannot change: see `guard`."""
@@ -116,6 +120,7 @@ async def start(datasette: Datasette) -> State:
         exports=Slots(settings.export_concurrency),
         lists=Slots(settings.list_concurrency),
         asking=Slots(settings.lookup_concurrency),
+        vin_lists=Lists(None if lookup.cache.is_read_only else Path(f"{lookup.cache.path}{LISTS_SUFFIX}")),
     )
     _states[datasette] = state
     return state

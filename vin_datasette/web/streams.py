@@ -57,6 +57,10 @@ PRIVATE = {
 whatever asks for it as one (RFC 9111, section 5.2.2; Fetch, section 3.6)."""
 
 
+PARQUET = "application/vnd.apache.parquet"
+"""Parquet's media type, as registered with IANA."""
+
+
 def download_headers(datasette: Datasette, name: str) -> dict[str, str]:
     """The headers of a Parquet file that is to be saved under `name`, but for its type."""
     headers = {**PRIVATE, "Content-Disposition": f'attachment; filename="{name}"'}
