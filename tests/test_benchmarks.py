@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import fleet, page, soak
+from benchmarks import fleet, lookup, page, soak, start
 from tests.browser import CHROMIUM
 
 if TYPE_CHECKING:
@@ -49,9 +50,30 @@ def test_the_page_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "met     elements of the page" in said
 
 
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not there")
+def test_hits_are_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lookup.main(["--rounds", "1", "--rows", "300", "--seconds", "1", "--folder", str(folder)])
+    said = capsys.readouterr().out
+    for words in ("64 connections", "the short way, share of bare uvicorn", "beside an export, times alone"):
+        assert words in said
+
+
 def test_a_soak_of_seconds_finds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soak.main(["--minutes", "0.05", "--vehicles", "300", "--clients", "4", "--folder", str(folder)])
     said = capsys.readouterr().out
     assert "SIGKILL" in said
     for what in ("vehicles lost", "wrong answers", "else broken"):
         assert f"met     {what}: 0" in said
+
+
+def test_a_start_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = ("serve", "imports", "startup", "first")
+    start.main(["--rounds", "1", "--rows", "300", "--folder", str(folder), "--part", *parts])
+    said = capsys.readouterr().out
+    for words in (
+        "datasette serve with the plugin, row page",
+        "imports of datasette and one request: vin_datasette 0 ms",
+        "web/plugin.py",
+        "second export",
+    ):
+        assert words in said

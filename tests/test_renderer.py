@@ -24,7 +24,7 @@ from datasette.utils import tilde_encode
 
 from tests.conftest import DATASETTE_1, fill_cache, rows
 from vin_datasette.parquet import Encoder
-from vin_datasette.web import renderer
+from vin_datasette.web import page_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -558,7 +558,7 @@ async def test_reader_who_leaves_does_not_end_what_is_being_encoded(
             used_when_closed.append(self.used)
             super().close()
 
-    monkeypatch.setattr(renderer, "Encoder", Slow)
+    monkeypatch.setattr(page_parquet, "Encoder", Slow)
     await reader.ask(datasette, "/data/many.parquet")
     assert used_when_closed
     assert not any(used_when_closed)

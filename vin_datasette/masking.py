@@ -4,6 +4,7 @@ made the vehicle (ISO 3780), as in `1XP**************`."""
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -26,7 +27,7 @@ def mask(text: str) -> str:
     """
     for start, end, vin in reversed([*_vins(text)]):
         text = f"{text[:start]}{_shown(vin)}{text[end:]}"
-    return _PLACE.sub(_place_masked, text)
+    return _pattern(_PLACE).sub(_place_masked, text)
 
 
 def mask_place(text: str) -> str:
@@ -44,17 +45,14 @@ def _shown(vin: str) -> str:
 _SIGN = r"(?:%(?:25)*|~|%(?:25)*7[Ee])"
 _HEX = "[0-9A-Fa-f]"
 
-_PLACE = re.compile(
-    r"""
+_PLACE = r"""
     (?P<before>
         /(?:lookup|remove|refresh|vehicles|rejections|changes)/
         | [?&]vin(?:__\w+)?=
         | \bVIN\ '
     )
     (?P<places>[^\s?&\#"'<>]+)
-    """,
-    re.VERBOSE,
-)
+"""
 _COMMA = re.compile(rf"(,|{_SIGN}2[Cc])")
 _ENDING = re.compile(r"(.*?)(\.(?:json|csv|parquet|charts))?", re.DOTALL)
 
@@ -93,10 +91,16 @@ _BETWEEN = rf"""
     | {_SIGN}[Ee]3{_SIGN}80{_SIGN}80
     | \\(?:[abfnrtv]|x{_HEX}{{2}}|u{_HEX}{{4}})
 """
-_UNIT = re.compile(
-    rf"(?P<encoded>{_ENCODED}) | (?P<between>{_BETWEEN}) | (?P<other>{_SIGN}{_HEX}{{2}}) | (?P<plain>[A-Za-z0-9]+)",
-    re.VERBOSE,
-)
+_UNIT = rf"""
+    (?P<encoded>{_ENCODED}) | (?P<between>{_BETWEEN}) | (?P<other>{_SIGN}{_HEX}{{2}}) | (?P<plain>[A-Za-z0-9]+)
+"""
+
+
+@cache
+def _pattern(verbose: str) -> re.Pattern[str]:
+    # When there is something to mask: every start of a process would pay for it, and most have no such log.
+    return re.compile(verbose, re.VERBOSE)
+
 
 _Word = tuple[int, int, str]
 """Letters and digits that stand together: where they begin and end, and what they are."""
@@ -121,7 +125,7 @@ def _runs(text: str) -> Iterator[list[_Word]]:
     """The words of a text that nothing but white space and hyphens stands between."""
     words: list[_Word] = []
     before, joined = 0, False
-    for unit in _UNIT.finditer(text):
+    for unit in _pattern(_UNIT).finditer(text):
         if unit.start() != before or unit.lastgroup == "other":
             yield words
             words, joined = [], False

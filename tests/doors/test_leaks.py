@@ -222,7 +222,8 @@ async def test_list_is_shown_to_those_who_may_see_the_vehicles(make_instance: Ma
 
 
 def test_name_of_a_list_cannot_be_guessed_from_its_vins() -> None:
-    assert Lists().keep([HIT])[0] != Lists().keep([HIT])[0]
+    with closing(Lists()) as one, closing(Lists()) as other:
+        assert one.keep([HIT])[0] != other.keep([HIT])[0]
 
 
 # Headers

@@ -12,7 +12,7 @@ from vin_datasette.breaker import Breaker
 from vin_datasette.sources import Question, SourceError
 from vin_datasette.tally import Tally
 from vin_datasette.trouble import Trouble
-from vin_datasette.vehicle import MODEL_YEAR_MISMATCH_CODE, error_text
+from vin_datasette.vehicle import doubts_year, year_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,12 +78,9 @@ class WithStandIn:
         doubtful = [
             index
             for index, (question, record) in enumerate(zip(questions, records, strict=True))
-            if question.model_year
-            and not isinstance(record, SourceError)
-            and MODEL_YEAR_MISMATCH_CODE in record.error_codes
+            if question.model_year and not isinstance(record, SourceError) and doubts_year(record)
         ]
         if doubtful:
-            # A wrong year can destroy the answer.
             again: list[Record | SourceError]
             try:
                 again = await self._asked([Question(questions[index].vin) for index in doubtful], stand_in)
@@ -92,11 +89,11 @@ class WithStandIn:
                 again = [error] * len(doubtful)
             for index, second in zip(doubtful, again, strict=True):
                 first = records[index]
-                if isinstance(first, SourceError) or isinstance(second, SourceError):
+                year = questions[index].model_year
+                if not year or isinstance(first, SourceError) or isinstance(second, SourceError):
                     records[index] = second
                     continue
-                note = f"Asked with model year {questions[index].model_year}, vPIC said: {error_text(first)}"
-                records[index] = replace(second, notes=(note,))
+                records[index] = replace(second, notes=(year_note(year, first),))
         return records
 
     async def _asked(self, questions: Sequence[Question], stand_in: bool) -> list[Record | SourceError]:
@@ -154,6 +151,11 @@ class WithStandIn:
     async def _from_vpic(self, questions: Sequence[Question]) -> list[Record | SourceError]:
         """vPIC's answers; where a batch cannot be answered as a whole it is halved until
         what it cannot answer is alone."""
+        if self._vpic is None:
+            # With its client and the authorities that it trusts this takes a tenth of a second, for
+            # which what else is on the event loop is not to wait.
+            made = await asyncio.to_thread(_vpic_source, self._settings, self._tally)
+            self._vpic = self._vpic or made
         if not self.breaker.admits():
             pause = self.breaker.pause
             raise SourceError(
@@ -162,10 +164,6 @@ class WithStandIn:
                 retry_after=pause,
                 asked=False,
             )
-        if self._vpic is None:
-            from vin_datasette.sources.vpic import VpicSource
-
-            self._vpic = VpicSource(self._settings, self._tally)
         began = asyncio.get_running_loop().time()
         try:
             answers = await _Halving(self._vpic, questions).answers(questions)
@@ -216,6 +214,15 @@ class WithStandIn:
 
             self._embedded = EmbeddedSource()
         return await self._embedded.decode(questions)
+
+
+def _vpic_source(settings: Settings, tally: Tally) -> VpicSource:
+    # httpx would import it with the first call, and anyio with it.
+    import httpcore  # noqa: F401
+
+    from vin_datasette.sources.vpic import VpicSource
+
+    return VpicSource(settings, tally)
 
 
 def _whichever(reason: str, questions: Sequence[Question]) -> str:
