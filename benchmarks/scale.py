@@ -5,9 +5,10 @@
 
 `ultravin.decode_stream`, bare, decodes the same batches into the columns that `decode_batches` reads, in turn with
 it and in the same process, so that both meet the same machine; medians of the pairs' ratios are
-printed. To measure one process and two, each has one thread (`RAYON_NUM_THREADS=1`), as a worker
-of an engine has; both begin at once. VINs are of all manufacturers alike, 1 of 100 rejected where nothing else
-is said; numbers of rows beyond `--vins` take the same VINs again. From what was measured a billion VINs are planned.
+printed. To measure one process and two, each has a core to itself and one thread of the engine's
+(`RAYON_NUM_THREADS=1`), as workers of Spark or Dask have; both begin at once. VINs are of all
+manufacturers alike, 1 of 100 rejected where nothing else is said; numbers of rows beyond `--vins`
+take the same VINs again. From what was measured a billion VINs are planned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import io
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -52,8 +54,8 @@ SHARES = (0.0, 0.01, 0.1)
 BILLION = 1_000_000_000
 
 
-def vins_with(rejected: float, count: int, folder: Path) -> pa.Array:
-    """VINs of which a share is rejected."""
+def vins_with(rejected: float, count: int, folder: Path) -> Path:
+    """A file of VINs of which a share is rejected."""
     path = folder / f"scale-{count}-{rejected}.parquet"
     if not path.exists():
         vins = vins_of(count, folder).read_text().split()
@@ -61,7 +63,7 @@ def vins_with(rejected: float, count: int, folder: Path) -> pa.Array:
         for number, at in enumerate(range(every - 1, count, every)):
             vins[at] = spoilt(vins[at], by_letter=bool(number % 2))
         pq.write_table(pa.table({"vin": vins}), path)
-    return pq.read_table(path)["vin"].combine_chunks()
+    return path
 
 
 def spoilt(vin: str, *, by_letter: bool) -> str:
@@ -109,41 +111,46 @@ WAYS = {"ours": ours, "bare": bare}
 
 
 def pairs(options: Figures) -> Figures:
-    """Both ways in turn over the same rows; seconds and the processor's seconds of each turn."""
-    vins = pq.read_table(options["vins"])["vin"].combine_chunks()
-    turns: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    for number in range(options["pairs"] + 1):
-        part = vins.slice(number * PAIRED % max(len(vins) - PAIRED, 1), PAIRED)
-        # Each way is the first as often as the other.
-        for way, work in sorted(WAYS.items(), reverse=bool(number % 2)):
-            began, cpu = time.perf_counter(), time.process_time()
-            work(batches_of(part, len(part)))
-            turns[way].append((time.perf_counter() - began, time.process_time() - cpu))
-    # In the first the database comes into memory.
-    return {"turns": {way: each[1:] for way, each in turns.items()}, "rows": len(part)}
+    """Both ways in turn over the same rows, for each file of VINs: seconds, and the processor's, of each turn."""
+    files = [pq.read_table(path)["vin"].combine_chunks() for path in options["paths"]]
+    turns: list[dict[str, list[tuple[float, float]]]] = [{way: [] for way in WAYS} for _ in files]
+    for number in range(options["pairs"]):
+        for vins, taken in zip(files, turns, strict=True):
+            part = vins.slice(number * PAIRED % max(len(vins) - PAIRED, 1), PAIRED)
+            # Each way is the first as often as the other.
+            for way, work in sorted(WAYS.items(), reverse=bool(number % 2)):
+                began, cpu = time.perf_counter(), time.process_time()
+                work(batches_of(part, len(part)))
+                taken[way].append((time.perf_counter() - began, time.process_time() - cpu))
+    return {"turns": turns, "rows": len(part)}
 
 
 def worker(options: Figures) -> Figures:
-    """One way over some rows, when a line at standard input says so."""
-    vins = pq.read_table(options["vins"])["vin"].combine_chunks()
+    """`decode_batches` over some rows, when a line at standard input says so."""
+    vins = pq.read_table(options["paths"][0])["vin"].combine_chunks()
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.time()
-    rows = WAYS[options["way"]](batches_of(vins, options["rows"]))
+    rows = ours(batches_of(vins, options["rows"]))
     return {"rows": rows, "began": began, "ended": time.time(), "peak_mb": memory("self", "VmHWM")}
 
 
 def child(work: str, options: Figures) -> None:
     """One of these, in this process; prints its figures as JSON."""
-    # The first VIN loads the database, and pyarrow what it needs.
-    for way in WAYS.values():
-        way(iter([pa.record_batch({"vin": ["1XP5DB9X7XD487964"]})]))
+    if options["core"] is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[options["core"] % len(cores)]})
+    # The first VINs bring the database into memory.
+    first = pq.read_table(options["paths"][0])["vin"].combine_chunks().slice(0, PAIRED)
+    for way in WAYS.values() if work == "pairs" else [ours]:
+        way(batches_of(first, len(first)))
     print(json.dumps({"pairs": pairs, "worker": worker}[work](options)), flush=True)
 
 
-def started(work: str, threads: int | None, **options: object) -> subprocess.Popen[str]:
-    """A child process, with as many threads for the engine, or one for each core."""
-    variables = {"RAYON_NUM_THREADS": str(threads)} if threads else {}
+def started(work: str, core: int | None, paths: Sequence[Path], **options: object) -> subprocess.Popen[str]:
+    """A child process with one core to itself, and one thread of the engine's, or with all cores."""
+    variables = {} if core is None else {"RAYON_NUM_THREADS": "1"}
+    options.update(core=core, paths=[str(path) for path in paths])
     command = [sys.executable, "-m", "benchmarks.scale", "--child", work, json.dumps(options)]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(**variables)
@@ -163,36 +170,31 @@ def said_by(process: subprocess.Popen[str]) -> Figures:
 
 
 def overhead(vins: int, count: int, folder: Path) -> None:
-    """Ours over bare, by the share that is rejected and the engine's threads."""
-    shown = []
-    ratios = {}
-    for threads, share in itertools.product((None, 1), SHARES):
-        vins_with(share, vins, folder)
-        figures = said_by(started("pairs", threads, vins=str(folder / f"scale-{vins}-{share}.parquet"), pairs=count))
-        (times, cpus), (bare_times, bare_cpus) = (zip(*figures["turns"][way], strict=True) for way in ("ours", "bare"))
-        ratios[threads, share] = ratio(times, bare_times)
-        shown.append(
-            [
-                f"{share:.0%} rejected, {'all cores' if threads is None else 'one thread'}",
-                f"{figures['rows'] / statistics.median(bare_times):,.0f}",
-                f"{figures['rows'] / statistics.median(times):,.0f}",
-                f"{ratios[threads, share]:.2f}",
-                f"{ratio(cpus, bare_cpus):.2f}",
-            ]
-        )
+    """Ours over bare, by the share that is rejected and the cores."""
+    paths = [vins_with(share, vins, folder) for share in SHARES]
+    shown, ratios = [], {}
+    for core in (None, 0):
+        figures = said_by(started("pairs", core, paths, pairs=count))
+        for share, turns in zip(SHARES, figures["turns"], strict=True):
+            (times, cpus), (bare_times, bare_cpus) = (zip(*turns[way], strict=True) for way in ("ours", "bare"))
+            name = f"{share:.0%} rejected, {'all cores' if core is None else 'one core'}"
+            ratios[name] = ratio(times, bare_times)
+            rates = (figures["rows"] / statistics.median(seconds) for seconds in (bare_times, times))
+            shown.append(
+                [name, *(f"{rate:,.0f}" for rate in rates), f"{ratios[name]:.2f}", f"{ratio(cpus, bare_cpus):.2f}"]
+            )
     table(
         f"decode_batches and bare decode_stream, {count} pairs of {figures['rows']:,} rows",
         ["", "bare rows/s", "ours rows/s", "time", "processor"],
         shown,
     )
-    for (threads, share), over in ratios.items():
-        name = "all cores" if threads is None else "one thread"
-        goal(f"time over bare, {name}, {share:.0%} rejected", over, 1.15, at_least=False)
+    for name, over in ratios.items():
+        goal(f"time over bare, {name}", over, 1.15, at_least=False)
 
 
-def run(way: str, rows: int, processes: int, path: Path) -> Figures:
-    """Rows shared among processes of one thread each: rows a second of all, and the most memory of one."""
-    workers = [started("worker", 1, way=way, rows=rows // processes, vins=str(path)) for _ in range(processes)]
+def run(rows: int, processes: int, path: Path) -> Figures:
+    """Rows shared among processes of one core each: rows a second of all, and the most memory of one."""
+    workers = [started("worker", core, [path], rows=rows // processes) for core in range(processes)]
     for each in workers:
         assert each.stdout is not None
         if each.stdout.readline().strip() != "ready":
@@ -211,15 +213,13 @@ def run(way: str, rows: int, processes: int, path: Path) -> Figures:
 
 def scaling(vins: int, rows: Sequence[int], rounds: int, folder: Path) -> Figures:
     """One process and two, over ever more rows."""
-    share = SHARES[1]
-    vins_with(share, vins, folder)
-    path = folder / f"scale-{vins}-{share}.parquet"
+    path = vins_with(SHARES[1], vins, folder)
     shown, measured = [], []
     for count in rows:
         # The most rows take minutes, in which a machine has time enough to be itself.
         turns = [
-            {processes: run("ours", count, processes, path) for processes in (1, 2)}
-            for _ in range(rounds if count <= vins else 1)
+            {processes: run(count, processes, path) for processes in (1, 2)}
+            for _ in range(rounds if count == min(rows) else 1)
         ]
         one, two = ([turn[processes]["rate"] for turn in turns] for processes in (1, 2))
         figures = {
@@ -240,7 +240,7 @@ def scaling(vins: int, rows: Sequence[int], rounds: int, folder: Path) -> Figure
             ]
         )
     table(
-        "decode_batches in processes of one thread each",
+        "decode_batches in processes of one core each",
         ["rows", "1 process, rows/s", "2 processes, rows/s", "scaling", "peak MB of a worker"],
         shown,
     )
@@ -251,8 +251,9 @@ def scaling(vins: int, rows: Sequence[int], rounds: int, folder: Path) -> Figure
     return measured[-1]
 
 
-def bytes_per_row(vins: pa.Array) -> tuple[float, float]:
+def bytes_per_row(path: Path) -> tuple[float, float]:
     """Of a decoded row in memory, and in Parquet with zstd."""
+    vins = pq.read_table(path)["vin"].combine_chunks()
     decoded = pa.Table.from_batches(decode_batches(batches_of(vins, PAIRED)))
     file = io.BytesIO()
     pq.write_table(decoded, file, compression="zstd")
@@ -265,7 +266,7 @@ def plan(figures: Figures, in_memory: float, in_parquet: float) -> None:
     hours, share = BILLION / one / 3600, figures["scaling"] / 2
     of_32 = 32 * share * one
     text = (
-        f"A billion VINs. One process of one thread decoded {one:,.0f} VINs a second over {figures['rows']:,} rows "
+        f"A billion VINs. One process on one core decoded {one:,.0f} VINs a second over {figures['rows']:,} rows "
         f"here, so that a billion take {hours:.1f} core-hours; two did {figures['scaling']:.2f} times as much. Where "
         f"each of many does {share:.0%} of what one alone does, as each of two did, 32 cores take "
         f"{BILLION / of_32 / 60:.0f} minutes and 128 cores {BILLION / of_32 / 240:.0f}. A process needs {peak:,.0f} MB "
@@ -286,7 +287,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[*ROWS])
     parser.add_argument("--vins", type=int, default=VINS, help="Different VINs, which are made once and take a minute.")
-    parser.add_argument("--rounds", type=int, default=3, help="Of one process and two; of more rows than VINs, one.")
+    parser.add_argument("--rounds", type=int, default=3, help="Of one process and two over the fewest rows.")
     parser.add_argument("--pairs", type=int, default=12, help="Of ours and bare, for each share of rejected VINs.")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/data"))
     parser.add_argument("--child", nargs=2, metavar=("WORK", "OPTIONS"), help=argparse.SUPPRESS)

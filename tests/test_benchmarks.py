@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import fleet, lookup, page, soak, start
+from benchmarks import fleet, lookup, page, scale, soak, start
 from tests.browser import CHROMIUM
 
 if TYPE_CHECKING:
@@ -56,6 +56,15 @@ def test_hits_are_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     for words in ("64 connections", "the short way, share of bare uvicorn", "beside an export, times alone"):
         assert words in said
+
+
+def test_scale_is_measured_and_a_billion_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--rows", "300", "--vins", "200", "--pairs", "1", "--rounds", "1"]
+    scale.main([*small, "--folder", str(folder / "scale")])
+    said = capsys.readouterr().out
+    assert "10% rejected, one core" in said
+    assert "1 process, rows/s  2 processes, rows/s" in said
+    assert "A billion VINs." in said
 
 
 def test_a_soak_of_seconds_finds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

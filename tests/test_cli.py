@@ -122,13 +122,14 @@ def junk(folder: Path) -> str:
 
 # Help
 
-COMMANDS = {"lookup", "fetch", "remove", "export", "serve"}
+COMMANDS = {"lookup", "fetch", "remove", "export", "decode", "serve"}
 ARGUMENTS = {
     # How the help of a command speaks of each of its arguments.
     ("lookup", "vin"): "a VIN",
     ("fetch", "vins"): "VINs",
     ("remove", "vins"): "VINs",
     ("export", "out"): "a file, to standard output (-), or to a folder",
+    ("decode", "inputs"): "For each file IN",
     ("serve", "datasette_options"): "What follows -- is passed to datasette serve",
 }
 
@@ -177,8 +178,13 @@ BY_COMMAND = {
     "fetch": ("fetch", PETERBILT),
     "remove": ("remove", PETERBILT),
     "export": ("export", "out.parquet"),
+    "decode": ("decode", ".", "-o", "out"),
     "serve": ("serve", "--port", "0", "--", "--get", "/"),
 }
+
+
+WITH_SETTINGS = sorted(COMMANDS - {"decode"})
+"""The commands that ask, or have a cache of their own."""
 
 
 def with_options(name: str, *options: str) -> list[str]:
@@ -186,7 +192,7 @@ def with_options(name: str, *options: str) -> list[str]:
     return [command, *options, *rest]
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", WITH_SETTINGS)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -208,12 +214,12 @@ def test_wrong_environment_variable_is_told_in_words(name: str, monkeypatch: pyt
     assert_fails_in_words(run(*with_options(name)), 2, words)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", WITH_SETTINGS)
 def test_junk_for_a_cache_is_told_in_words(name: str, folder: Path) -> None:
     assert_fails_in_words(run(*with_options(name, "--db", junk(folder))), 2, "junk.db cannot be ")
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", WITH_SETTINGS)
 def test_folder_for_a_cache_is_told_in_words(name: str, folder: Path) -> None:
     (folder / "caches").mkdir()
     words = "There is no cache caches" if name == "export" else "caches is a folder, and the cache is a file"

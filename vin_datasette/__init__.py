@@ -1,8 +1,9 @@
 """A VIN becomes a vehicle: make, model, model year, body class and all else that vPIC knows.
 
 `lookup(vin)` and `alookup(vin)` answer with a `Vehicle` from the cache or a source, `fetch(vins)`
-and `afetch(vins)` with many. `VinLookup` is the same in a notebook, where `%load_ext vin_datasette`
-gives the magics `%vin` and `%%vins`. `Lookup` is the path that they all take.
+and `afetch(vins)` with many; `decode_batches` adds vehicles to Arrow record batches, in whichever
+engine these are. `VinLookup` is the same in a notebook, where `%load_ext vin_datasette`
+gives the magics `%vin` and `%%vins`. `Lookup` is the path that all but `decode_batches` take.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ __all__ = [
     "__version__",
     "afetch",
     "alookup",
+    "decode_batches",
+    "decode_schema",
     "fetch",
     "lookup",
 ]
 
 if TYPE_CHECKING:
+    from vin_datasette.arrow import decode_batches, decode_schema
     from vin_datasette.fetched import Fetched, afetch, fetch
     from vin_datasette.lookup import Failure, Lookup, Rejected, alookup, lookup
 
@@ -56,6 +60,8 @@ _HOMES = {
     "VinLookup": "notebook.widget",
     "afetch": "fetched",
     "alookup": "lookup",
+    "decode_batches": "arrow",
+    "decode_schema": "arrow",
     "fetch": "fetched",
     "lookup": "lookup",
 }

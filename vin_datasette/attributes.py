@@ -36,7 +36,8 @@ class Attribute:
     """One typed column of `vehicles`.
 
     `key` and `element_id` name the vPIC element it is read from, `unit` is the
-    unit of its numbers or None, `label` and `description` are for people.
+    unit of its numbers or None, `label` and `description` are for people. `special` reads
+    what is more than a value of its kind, by `key` and `further_keys` alone.
     """
 
     column: str
@@ -47,6 +48,7 @@ class Attribute:
     description: str
     unit: str | None = None
     special: Callable[[Record], Value] | None = None
+    further_keys: tuple[str, ...] = ()
 
     def read(self, record: Record) -> Value:
         """This attribute of `record`, or None when it is absent or is no such number."""
@@ -116,6 +118,23 @@ def _curb_weight(record: Record) -> int | None:
     return _whole(float(round(pounds * KG_PER_POUND))) if pounds is not None else None
 
 
+# The one class without an upper end (49 CFR 565.15, table II).
+_HEAVIEST = "Class 8: 33,001 lb and above (14,969 kg and above)"
+
+
+def gvwr_to_of(gvwr: str, kilograms: int | None) -> str:
+    """A value of `GVWR_to` beside which a vehicle of the class `gvwr` has this upper end, in kilograms or
+    None; "" where the class has it by itself."""
+    if kilograms == _kilograms(gvwr)[1]:
+        return ""
+    return _HEAVIEST if kilograms is None else f"({kilograms:,} kg or less)"
+
+
+def pounds_of(kilograms: int) -> int:
+    """Pounds, whole ones, that are so many kilograms."""
+    return round(kilograms / KG_PER_POUND)
+
+
 # fmt: off
 MODEL_YEAR = Attribute("model_year", "ModelYear", 29, "integer", "Model year", "Designated by the maker; not the year of manufacture")
 
@@ -156,7 +175,7 @@ FURTHER_ATTRIBUTES = (
     Attribute("transmission_speeds", "TransmissionSpeeds", 63, "integer", "Transmission speeds", "Number of forward gears"),
     Attribute("gvwr_class", "GVWR", 25, "text", "GVWR class", "Gross vehicle weight rating, as vPIC words it (49 CFR 565.15, table II)"),
     Attribute("gvwr_from_kg", "GVWR", 25, "integer", "GVWR from", "Lower end of the gross vehicle weight rating", "kg", _gvwr_from),
-    Attribute("gvwr_to_kg", "GVWR_to", 190, "integer", "GVWR to", "Upper end of the gross vehicle weight rating", "kg", _gvwr_to),
+    Attribute("gvwr_to_kg", "GVWR_to", 190, "integer", "GVWR to", "Upper end of the gross vehicle weight rating", "kg", _gvwr_to, ("GVWR",)),
     Attribute("curb_weight_kg", "CurbWeightLB", 54, "integer", "Curb weight", "Weight with all fluids and no load, from vPIC's pounds", "kg", _curb_weight),
     Attribute("wheelbase_in", "WheelBaseShort", 111, "real", "Wheelbase", "Distance of the axles; the lower end of a range", "in"),
     Attribute("top_speed_mph", "TopSpeedMPH", 139, "integer", "Top speed", "Top speed", "mph"),

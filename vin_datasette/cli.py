@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from vin_datasette import __version__, logs
-from vin_datasette.terminated import Terminated, end_by_sigterm, terminable
+from vin_datasette.terminated import Terminated, end_by_sigterm, noted, terminable
 from vin_datasette.words import printable, told
 
 if TYPE_CHECKING:
@@ -203,9 +203,7 @@ def fetch(  # noqa: PLR0917 - each is an option
         except ExportError as error:
             problem, code = _unwritten(error, "-" in (output, rejections)), NOT_FOUND
         except KeyboardInterrupt as interruption:
-            what, code = (
-                ("Terminated", TERMINATED) if isinstance(interruption, Terminated) else ("Interrupted", INTERRUPTED)
-            )
+            what, code = _ended_by(interruption)
             problem = f"{what}. What was answered is kept; call again to go on."
         if account.asked or code == FOUND:
             click.echo(str(account), err="-" in (output, rejections))
@@ -213,6 +211,11 @@ def fetch(  # noqa: PLR0917 - each is an option
             click.echo(problem, err=True)
         code = code or (NOT_FOUND if account.rejected or account.failed or account.unkept else FOUND)
         _leave(code, held_up=getattr(fleet.rows, "gi_running", False))
+
+
+def _ended_by(interruption: KeyboardInterrupt) -> tuple[str, int]:
+    """In a word, and as an exit code, what ended a run."""
+    return ("Terminated", TERMINATED) if isinstance(interruption, Terminated) else ("Interrupted", INTERRUPTED)
 
 
 def _leave(code: int, *, held_up: bool) -> NoReturn:
@@ -339,6 +342,127 @@ def export(
             raise CannotRun(str(error)) from None
         except ExportError as error:
             _fail(str(error))
+
+
+@cli.command()
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", "out", metavar="OUT", required=True, help="The folder to write to; made when it is not there."
+)
+@click.option("--column", help="The column of VINs, by name or number; by default the one whose name says so.")
+@click.option(
+    "--model-year-column", help="A column of model years, a hint to vPIC; only where they are known for sure."
+)
+@click.option(
+    "--columns", metavar="NAME,…", help="What is decoded, such as make,model,model_year; by default all but record."
+)
+@click.option("--cache", metavar="PATH", help="A cache whose answers come first; it is read only, on each machine.")
+@click.option(
+    "--processes", type=click.IntRange(1, 256), help="Processes that decode.  [default: one for every four cores]"
+)
+@click.option(
+    "--dask",
+    "address",
+    metavar="ADDRESS",
+    help="Decode on the workers of this Dask scheduler, such as tcp://10.0.0.7:8786.",
+)
+@click.option("--silent", is_flag=True, help="No progress.")
+def decode(  # noqa: PLR0917 - each is an option
+    inputs: tuple[str, ...],
+    out: str,
+    column: str | None,
+    model_year_column: str | None,
+    columns: str | None,
+    cache: str | None,
+    processes: int | None,
+    address: str | None,
+    silent: bool,
+) -> None:
+    """Decode Parquet files, and the Parquet files of folders, into a folder OUT of the same shape.
+
+    For each file IN one is written that has its rows and columns and the vehicle's columns beside,
+    decoded by the embedded database: vPIC's API is not asked. Called again it goes on: only files
+    that are new or have changed are decoded, all of them after other options or other data.
+    Prints the first files that failed, and a summary; rejected VINs have a reason in vin_error.
+    """
+    from vin_datasette.cache import CacheError
+    from vin_datasette.export import ExportError
+    from vin_datasette.fleet.fleet import InputError
+    from vin_datasette.fleet.progress import Shown
+    from vin_datasette.lake import crew, run
+    from vin_datasette.lake.decoding import wanted_of
+    from vin_datasette.lake.files import pairs
+
+    if processes and address is not None:
+        raise click.UsageError("--processes are of this machine, and --dask decodes on others.")
+    _settings({})
+    problem, code = None, FOUND
+    account = None
+    with terminable():
+        try:
+            chosen = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+            wanted = wanted_of(column, model_year_column, chosen, cache)
+            files = pairs(inputs, out)
+            run.make_ready(out, files)
+            with crew.processes(processes, len(files)) if address is None else crew.dask(address) as those:
+                account = run.Account(len(files))
+                shown = Shown("Decoding", " files", account.so_far, total=len(files), rest="", silent=silent)
+                with shown, noted() as heed:
+                    run.run(files, wanted, those, account, shown, heed)
+        except (CacheError, InputError) as error:
+            problem, code = str(error), USAGE
+        except (ExportError, crew.CrewError) as error:
+            problem, code = str(error), NOT_FOUND
+        except KeyboardInterrupt as interruption:
+            what, code = _ended_by(interruption)
+            problem = f"{what}. Files that are whole are kept; call again to go on."
+        if account:
+            click.echo(str(account))
+        if problem:
+            click.echo(problem, err=True)
+        _leave(code or (NOT_FOUND if account and account.failed else FOUND), held_up=False)
+
+
+@cli.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--column", help="The column of VINs, by name or number; by default the one whose name says so.")
+@click.option("--silent", is_flag=True, help="No progress.")
+@settings_options
+def load(paths: tuple[str, ...], column: str | None, silent: bool, **options: Any) -> None:
+    """Bring what was decoded or exported into the cache: Parquet files, and the Parquet files of folders.
+
+    Each row says who answered it, and when; what the cache has as good or better stays. Prints the
+    first files and rows that could not be loaded, and a summary. Interrupted, it keeps what it
+    has; called again, it goes on.
+    """
+    import sqlite3
+
+    from vin_datasette.cache import Cache, CacheError
+    from vin_datasette.fleet.load import Loading, load_files
+    from vin_datasette.fleet.progress import Shown
+
+    settings = _settings(options)
+    account = Loading()
+    problem, code = None, FOUND
+    loaded = "What was loaded is kept; call again to go on."
+    cache = Cache(settings.db)
+    with terminable(), contextlib.closing(cache):
+        try:
+            cache.open()
+            with Shown("Loading", " rows", account.so_far, total=None, rest="", silent=silent) as shown:
+                load_files(cache, paths, account, shown, column=column, check_digit=settings.check_digit)
+        except CacheError as error:
+            problem, code = str(error), USAGE
+        except sqlite3.Error as error:
+            problem, code = f"The cache {cache.path} cannot be written: {error}. {loaded}", USAGE
+        except KeyboardInterrupt as interruption:
+            what, code = _ended_by(interruption)
+            problem = f"{what}. {loaded}"
+        if account.files:
+            click.echo(str(account))
+        if problem:
+            click.echo(problem, err=True)
+    _leave(code or (NOT_FOUND if account.left_out or account.unread else FOUND), held_up=False)
 
 
 @contextlib.contextmanager

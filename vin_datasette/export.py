@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, Literal
 from urllib.parse import quote
 
@@ -153,7 +155,7 @@ def written_beside(target: Path) -> Iterator[BinaryIO]:
         if target.exists() and not target.is_file():
             out: BinaryIO = open(target, "wb")  # noqa: SIM115 - closed below, in words
         else:
-            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent)
             out = open(handle, "wb")  # noqa: SIM115
     try:
         yield out
@@ -175,6 +177,23 @@ def written_beside(target: Path) -> Iterator[BinaryIO]:
         raise
 
 
+_PARTIAL = ".partial"
+
+
+def clear_leftovers(targets: Iterable[Path]) -> None:
+    """Remove what runs that were killed have left of `targets` beside them. A run that is alive
+    and writes one of these files fails with it. Raises `ExportError`."""
+    names: defaultdict[Path, set[str]] = defaultdict(set)
+    for target in targets:
+        names[target.parent].add(target.name)
+    for folder, there in names.items():
+        with in_words(folder), suppress(FileNotFoundError):
+            for entry in os.scandir(folder):
+                name, _, _ = entry.name.removesuffix(_PARTIAL).rpartition(".")
+                if entry.name.endswith(_PARTIAL) and name.startswith(".") and name[1:] in there:
+                    Path(entry).unlink(missing_ok=True)
+
+
 @contextmanager
 def in_words(target: Path | str) -> Iterator[None]:
     """What the system has against writing to `target` as an `ExportError`."""
@@ -186,6 +205,11 @@ def in_words(target: Path | str) -> Iterator[None]:
 
 def _mask() -> int:
     """The process's file mode mask, which cannot be read without setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    # Two threads that do so at once would leave it as it is set here.
+    with _MASK:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask
+
+
+_MASK = Lock()

@@ -402,10 +402,7 @@ class Lookup:
         return aged or record.source.startswith("embedded")
 
     def _outlived(self, result: Vehicle | Rejection) -> bool:
-        """Whether a rejection is too old to be repeated: vPIC's data grows by the month."""
-        if isinstance(result, Vehicle) or result.record is None:
-            return False
-        return _age(result.record) >= self.settings.rejection_max_age
+        return outlived(result, self.settings.rejection_max_age)
 
     # Who is asked
 
@@ -559,6 +556,13 @@ def _outcome(question: Question, flight: asyncio.Future[Answer]) -> Answer | Fai
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def outlived(result: Vehicle | Rejection, max_age: float) -> bool:
+    """Whether a rejection is too old, in seconds, to be repeated: vPIC's data grows by the month."""
+    if isinstance(result, Vehicle) or result.record is None:
+        return False
+    return _age(result.record) >= max_age
 
 
 def _age(record: Record) -> float:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
-MEDIA_TYPE = "application/vnd.apache.parquet"
-"""As registered with IANA."""
-
 FIRST_ROW_GROUP = 64 * 1024
 LARGEST_ROW_GROUP = 4 * 1024 * 1024
 """Bytes of Arrow data in a row group: a small first one is on its way at once, and

@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 
@@ -34,6 +34,36 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Callable[[], None]]:
+    """Within the context Ctrl-C and SIGTERM are only noted, and raise when the function that it
+    gives is called; a second of them raises at once, as without.
+
+    Raised at any moment, they may leave a lock behind that nobody opens any more
+    (https://docs.python.org/3/library/signal.html#note-on-signal-handlers-and-exceptions): this
+    is for work with executors, which are full of them.
+    """
+    heard: list[int] = []
+    former: dict[int, Any] = {}
+
+    def note(number: int, _: FrameType | None) -> None:
+        heard.append(number)
+        for each, before in former.items():
+            signal.signal(each, before)
+
+    def heed() -> None:
+        if heard:
+            raise KeyboardInterrupt if heard[0] == signal.SIGINT else Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        former.update((each, signal.signal(each, note)) for each in (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield heed
+    finally:
+        for each, before in former.items():
+            signal.signal(each, before)
 
 
 def end_by_sigterm() -> NoReturn:

@@ -17,7 +17,10 @@ LENGTH = 17
 ALPHABET = frozenset("ABCDEFGHJKLMNPRSTUVWXYZ0123456789")
 """Characters a VIN may hold: no I, O or Q (ISO 3779, 49 CFR 565.13(g))."""
 
-_WELL_FORMED = re.compile("[A-HJ-NPR-Z0-9]{17}")
+WELL_FORMED = "[A-HJ-NPR-Z0-9]{17}"
+"""The whole of a VIN that needs no normalising, as a regular expression."""
+
+_WELL_FORMED = re.compile(WELL_FORMED)
 
 LIKELY_DIGIT = {"I": "1", "O": "0", "Q": "0"}
 """The digit that a letter barred from VINs was most likely read for."""
@@ -77,9 +80,8 @@ class VIN(str):
         if _WELL_FORMED.fullmatch(text):
             return super().__new__(cls, text)
         normal = normalise(text)
-        problem = _problem(normal)
-        if problem:
-            raise InvalidVIN(problem, _suggestion(normal))
+        if not _WELL_FORMED.fullmatch(normal):
+            raise InvalidVIN(_problem(normal), _suggestion(normal))
         return super().__new__(cls, normal)
 
     @property
@@ -177,16 +179,20 @@ def check_digit(vin: str) -> str:
     return _CHECK_DIGITS[total % 11]
 
 
-def _problem(normal: str) -> str | None:
+_WITHOUT_GOOD: dict[int, int | None] = dict.fromkeys(map(ord, ALPHABET))
+"""What `str.translate` leaves out of a text so that only what no VIN holds is left."""
+
+
+def _problem(normal: str) -> str:
     if not normal:
         return f"No VIN was given: a VIN has {LENGTH} characters."
     # A text may have millions, which are not to be listed.
-    wrong = len(normal) - sum(map(normal.count, ALPHABET))
+    wrong = len(normal.translate(_WITHOUT_GOOD))
     if len(normal) != LENGTH:
         count = f"A VIN has {LENGTH} characters, and this has {len(normal):,}"
         return f"{count}; {_name_all(normal, wrong)}." if wrong else f"{count}."
     # Not str.capitalize(), which would put the letters that are named in lower case.
-    return f"P{_name_all(normal, wrong)[1:]}." if wrong else None
+    return f"P{_name_all(normal, wrong)[1:]}."
 
 
 def _name_all(normal: str, wrong: int) -> str:

@@ -54,7 +54,8 @@ def replaced() -> Any:
     from sqlalchemy import Text, create_engine
     from sqlalchemy.orm import DeclarativeBase, mapped_column, sessionmaker
 
-    sessions = sessionmaker(create_engine(f"sqlite:///{os.environ['CACHE']}"))
+    # With SQLAlchemy's fifteen connections, FastAPI's forty threads wait for each other until nothing moves.
+    sessions = sessionmaker(create_engine(f"sqlite:///{os.environ['CACHE']}", pool_size=40))
 
     class Base(DeclarativeBase):
         pass

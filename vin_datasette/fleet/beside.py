@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain, count
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from vin_datasette.attributes import CONTRACT_ATTRIBUTES
 from vin_datasette.batches import fields
+from vin_datasette.fleet.columns import names_beside
 from vin_datasette.lookup import Answer, Failure
 from vin_datasette.vehicle import Vehicle
 from vin_datasette.vin import VIN
@@ -48,12 +48,7 @@ def added_columns(own: Sequence[str]) -> Added:
     """The columns beside those that a fleet has: the vehicle's are those of `fields()`, null where
     there is no vehicle, and then `cached`, `status`, `reason` and `suggested_vin`; `vpic_…`
     where the fleet has one of the name, in whichever case."""
-    taken = {name.casefold() for name in own}
-    names: list[str] = []
-    for name in _NAMES:
-        wanted = chain([name, f"vpic_{name}"], (f"vpic_{name}_{number}" for number in count(2)))
-        names.append(next(free for free in wanted if free.casefold() not in taken))
-        taken.add(names[-1].casefold())
+    names = names_beside(own, _NAMES)
     return Added(names, [field.with_name(name) for field, name in zip(_FIELDS, names, strict=True)])
 
 
@@ -72,7 +67,7 @@ def added_values(row: Row, outcome: Outcome) -> Iterable[object]:
         said["reason"] = row.problem or rejection.reason
         said["suggested_vin"] = rejection.suggested_vin
         if rejection.record:
-            said.update(_provenance(rejection.record))
+            said.update(provenance_values(rejection.record))
     return map(said.get, _NAMES)
 
 
@@ -89,11 +84,12 @@ def vehicle_values(vehicle: Vehicle) -> dict[str, object]:
         said[name] = "" if value is None else str(value)
     said["vin"] = vehicle.vin
     said["warnings"] = "\n".join(vehicle.warnings) or None
-    said.update(_provenance(vehicle.record))
+    said.update(provenance_values(vehicle.record))
     return said
 
 
-def _provenance(record: Record) -> dict[str, object]:
+def provenance_values(record: Record) -> dict[str, object]:
+    """Where a record came from, by the names of `fields()`."""
     return {
         "error_code": record.text("ErrorCode"),
         "source": record.source,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import re
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from vin_datasette.fleet.fleet import InputError
@@ -62,6 +63,25 @@ def distinct(names: Iterable[object]) -> list[str]:
         counts[bare] = count
         made.append(unique)
     return made
+
+
+def names_beside(own: Iterable[str], added: Iterable[str]) -> list[str]:
+    """Names for columns that are added to those that a table has: `vpic_…` in place of one that is
+    taken, in whichever case, and `vpic_…_2` where that is too."""
+    taken = {name.casefold() for name in own}
+    names: list[str] = []
+    for name in added:
+        wanted = chain([name, f"vpic_{name}"], (f"vpic_{name}_{number}" for number in count(2)))
+        names.append(next(free for free in wanted if free.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
+
+
+def position_beside(names: Sequence[str], added: str) -> int | None:
+    """Where the column stands that `names_beside` named for `added`: behind a table's own, so that of
+    several that may be it the last is."""
+    may_be = re.compile(rf"(?:vpic_)?{re.escape(added)}|vpic_{re.escape(added)}_\d+", re.ASCII | re.IGNORECASE)
+    return next((at for at in reversed(range(len(names))) if may_be.fullmatch(names[at])), None)
 
 
 def refuse_too_many(names: Sequence[str], source: str) -> None:

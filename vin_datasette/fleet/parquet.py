@@ -23,20 +23,29 @@ _ROWS_AT_ONCE = 1024
 
 def parquet_fleet(file: BinaryIO, source: str, wanted: Wanted, opened: ExitStack) -> Fleet:
     """The fleet of a Parquet file, read a few columns' pages at a time until `opened` is closed."""
-    import pyarrow.parquet as pq
-
-    with _parquet_in_words(source):
-        file.seek(0)
-        # A buffer of its own for each column, instead of a row group's whole columns in memory.
-        parquet = opened.enter_context(pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False))
-        schema = parquet.schema_arrow
+    parquet = open_parquet(file, source, opened)
+    schema = parquet.schema_arrow
     names = distinct(schema.names)
     if not names:
         raise InputError(f"{source} has no columns.")
-    head, records = peeked(_parquet_records(parquet, source))
+    head, records = peeked(parquet_records(parquet, source))
     vin_at = vin_column(names, [values for values in head if values], wanted.vin, source)
     year_at = model_year_column(names, wanted.model_year, source)
     return Fleet(names, _renamed(schema, names), typed_rows(records, len(names), vin_at, year_at), source)
+
+
+def open_parquet(file: BinaryIO, source: str, opened: ExitStack) -> Any:
+    """A `pyarrow.parquet.ParquetFile` whose pages are read as they are needed, until `opened` is closed, and
+    whose `schema_arrow` is known. Raises `InputError`."""
+    import pyarrow.parquet as pq
+
+    with parquet_in_words(source):
+        file.seek(0)
+        # A buffer of its own for each column, instead of a row group's whole columns in memory.
+        parquet = opened.enter_context(pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False))
+        # Made on demand, of what may be damaged.
+        _ = parquet.schema_arrow
+    return parquet
 
 
 def _renamed(schema: pa.Schema, names: list[str]) -> pa.Schema:
@@ -46,28 +55,43 @@ def _renamed(schema: pa.Schema, names: list[str]) -> pa.Schema:
     return schema
 
 
-def _parquet_records(parquet: Any, source: str) -> Iterator[tuple[object, ...] | None]:
-    """The values of each row; None for a row too large."""
-    with _parquet_in_words(source):
-        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
+def parquet_records(parquet: Any, source: str, columns: list[str] | None = None) -> Iterator[tuple[object, ...] | None]:
+    """The values of each row, in the order of the file's columns; None for a row too large. With
+    `columns`, of which the file has each once, theirs in their order. Raises `InputError` where the file breaks."""
+    with parquet_in_words(source):
+        for read in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False):
+            # Of `a`, `a.b` is read too.
+            batch = read if columns is None else read.select(columns)
             if any(map(_has_large_text, batch.columns)):
                 # One after another: together they may be a thousand times what the file is.
                 for row in range(batch.num_rows):
                     yield _row_alone(batch.slice(row, 1))
             else:
-                yield from zip(*map(_python_values, batch.columns), strict=True)
+                yield from zip(*map(python_values, batch.columns), strict=True)
 
 
 def _row_alone(row: Any) -> tuple[object, ...] | None:
-    if any(map(_has_large_text, row.columns)):
+    columns = [_without_dictionary(column) for column in row.columns]
+    if any(map(_has_large_text, columns)):
         return None
-    return within_size(tuple(_python_values(column)[0] for column in row.columns))
+    return within_size(tuple(python_values(column)[0] for column in columns))
+
+
+def _without_dictionary(column: Any) -> Any:
+    import pyarrow as pa
+
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _has_large_text(column: Any) -> bool:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_dictionary(column.type):
+        return _has_large_text(column.dictionary)
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        # Arrow has no function for their lengths.
+        return any(value.is_valid and value.as_buffer().size > LARGEST_ROW for value in column)
     kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary
     if not any(is_kind(column.type) for is_kind in kinds):
         return False
@@ -75,7 +99,8 @@ def _has_large_text(column: Any) -> bool:
     return longest is not None and longest > LARGEST_ROW
 
 
-def _python_values(column: Any) -> list[object]:
+def python_values(column: Any) -> list[object]:
+    """The values of an Arrow array, as near as Python's own types come to them."""
     try:
         return cast("list[object]", column.to_pylist())
     except (ValueError, OverflowError, LookupError):
@@ -94,7 +119,8 @@ def _python_value(scalar: Any) -> object:
 
 
 @contextmanager
-def _parquet_in_words(source: str) -> Iterator[None]:
+def parquet_in_words(source: str) -> Iterator[None]:
+    """What keeps a file from being read as Parquet within the context as an `InputError`."""
     import pyarrow as pa
 
     try:

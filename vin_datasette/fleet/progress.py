@@ -16,8 +16,10 @@ from vin_datasette.vehicle import Rejection
 from vin_datasette.words import printable, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from vin_datasette.fleet.row import Row
     from vin_datasette.fleet.run import Account
@@ -30,25 +32,26 @@ MOST_TOLD = 20
 """Rejections and failures that are told one by one; the rest are counted."""
 
 
-class Progress:
+class Shown:
     """Shows how far a run has come, on standard error, from entering to leaving the context.
 
-    `name` is the file that is read, None when there is none, and `given` the number of VINs
-    besides. With `silent` only rejections and failures are told.
+    On a terminal that is a bar, titled `title`, of the `unit`s that are done of `total`, or of
+    nobody knows how many; elsewhere it is what `line` returns. With `silent` it is neither.
+    What goes wrong is told always, the first `MOST_TOLD` times; `rest` says where to find the others.
     """
 
-    def __init__(self, account: Account, name: str | None, given: int, *, silent: bool) -> None:
-        self._account = account
+    def __init__(
+        self, title: str, unit: str, line: Callable[[], str], *, total: int | None, rest: str, silent: bool
+    ) -> None:
+        self._line = line
+        self._rest = rest
         self._lines = not silent and not sys.stderr.isatty()
         self._said_at = time.monotonic()
         self._told = 0
         self._open = ExitStack()
-        bar_shown = not silent and not self._lines
-        lines = _lines_in(name) if bar_shown else None
-        total = given if name is None else lines and given + lines
-        self._bar = tqdm(total=total, desc="Looking up", unit="VIN", disable=not bar_shown)
+        self._bar = tqdm(total=total, desc=title, unit=unit, disable=silent or self._lines)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._open.enter_context(self._bar)
         self._open.enter_context(logging_redirect_tqdm())
         return self
@@ -58,22 +61,46 @@ class Progress:
     ) -> None:
         self._open.close()
         if self._told > MOST_TOLD:
-            print(f"… and {self._told - MOST_TOLD:,} more; --rejections FILE lists them all.", file=sys.stderr)  # noqa: T201
+            print(f"… and {self._told - MOST_TOLD:,} more{self._rest}.", file=sys.stderr)  # noqa: T201
 
-    def add(self, count: int) -> None:
-        """So many rows more are done."""
+    def add(self, count: int, beside: str = "") -> None:
+        """So many more are done; `beside` stands behind the bar."""
+        if beside:
+            self._bar.set_postfix_str(beside, refresh=not count)
         self._bar.update(count)
         if self._lines and time.monotonic() - self._said_at >= EVERY:
             self._said_at = time.monotonic()
-            rate = self._account.asked / max(self._account.seconds, 0.001)
-            print(f"{self._account}; {rate:,.0f} a second", file=sys.stderr, flush=True)  # noqa: T201
+            print(self._line(), file=sys.stderr, flush=True)  # noqa: T201
+
+    def tell_of(self, words: str) -> None:
+        """Tell of something that went wrong."""
+        self._told += 1
+        if self._told <= MOST_TOLD:
+            self._bar.write(words, file=sys.stderr)
+
+
+class Progress(Shown):
+    """Shows how far the lookups of a fleet have come.
+
+    `name` is the file that is read, None when there is none, and `given` the number of VINs
+    besides. With `silent` only rejections and failures are told.
+    """
+
+    def __init__(self, account: Account, name: str | None, given: int, *, silent: bool) -> None:
+        lines = _lines_in(name) if not silent and sys.stderr.isatty() else None
+
+        def line() -> str:
+            return f"{account}; {account.asked / max(account.seconds, 0.001):,.0f} a second"
+
+        total = given if name is None else lines and given + lines
+        super().__init__(
+            "Looking up", "VIN", line, total=total, rest="; --rejections FILE lists them all", silent=silent
+        )
 
     def tell(self, rows: Sequence[tuple[Row, Answer | Failure]]) -> None:
         """Tell of the rows for which there is no vehicle."""
         for words in _problems(rows):
-            self._told += 1
-            if self._told <= MOST_TOLD:
-                self._bar.write(words, file=sys.stderr)
+            self.tell_of(words)
 
 
 def _problems(rows: Sequence[tuple[Row, Answer | Failure]]) -> Iterator[str]:

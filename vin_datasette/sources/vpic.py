@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import time
 import zlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import quote
 
 import httpx
@@ -26,12 +24,14 @@ from tenacity import (
 )
 
 from vin_datasette import __version__
-from vin_datasette.record import Record, SourceName, read_error_codes
+from vin_datasette.flat import fault, parsed
+from vin_datasette.record import Record, SourceName
 from vin_datasette.sources import Question, SourceError
 from vin_datasette.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from ssl import SSLContext
 
     from vin_datasette.settings import Settings
     from vin_datasette.sources import FailureKind
@@ -51,8 +51,6 @@ answer instead and when nobody can."""
 _RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 # These may be due to what was asked; the others are due to who asks, how often, or to vPIC itself.
 _STATUSES_OF_THE_QUESTION = frozenset({400, 413, 414, 422, 500})
-# vPIC's values are texts. Deeper ones are more than some readers of the cache would bear.
-_DEEPEST = 20
 # A record is some 4 KB of JSON; sixteen times that is no answer of vPIC's.
 _BYTES_PER_RECORD = 65_536
 
@@ -71,7 +69,8 @@ class VpicSource:
     """vPIC's API, asked politely: a rate limit, few calls in flight, retries with
     backoff and jitter that honour `Retry-After`, one deadline for everything.
 
-    Used on one event loop at a time; connections are pooled on it.
+    Used on one event loop at a time; connections are pooled on it. It may be made elsewhere, as
+    that takes some time: the authorities that are trusted are read then.
     """
 
     name: SourceName = "vpic"
@@ -79,6 +78,7 @@ class VpicSource:
     def __init__(self, settings: Settings, tally: Tally | None = None) -> None:
         self._settings = settings
         self._tally = tally or Tally()
+        self._trust = httpx.create_ssl_context()
         self._bound: _Connections | None = None
 
     async def decode(self, questions: Sequence[Question], *, attempts: int | None = None) -> list[Record]:
@@ -145,7 +145,7 @@ class VpicSource:
     def _connections(self) -> _Connections:
         loop = asyncio.get_running_loop()
         if self._bound is None or self._bound.loop is not loop:
-            self._bound = _Connections(self._settings, loop)
+            self._bound = _Connections(self._settings, loop, self._trust)
         return self._bound
 
 
@@ -160,7 +160,7 @@ class _Tries:
 class _Connections:
     """What belongs to one event loop: the pool, the limiter, the semaphore."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, trust: SSLContext) -> None:
         self.loop = loop
         self.in_flight = asyncio.Semaphore(settings.concurrency)
         # A bucket of at least one, so that a rate below one a second lets single calls through.
@@ -169,6 +169,7 @@ class _Connections:
         contact = f" ({settings.contact})" if settings.contact else ""
         self.client = httpx.AsyncClient(
             base_url=settings.vpic_url,
+            verify=trust,
             headers={
                 "User-Agent": f"vin-datasette/{__version__}{contact}",
                 "Accept": "application/json",
@@ -294,23 +295,13 @@ def _records(questions: Sequence[Question], body: bytes) -> list[Record]:
 
 def _results(body: bytes) -> list[Any]:
     try:
-        answer = json.loads(body, parse_constant=_no_number, parse_float=_number)
+        answer = parsed(body)
     except (ValueError, RecursionError):
         _reject_body(body)
     results = answer.get("Results") if isinstance(answer, dict) else None
     if not isinstance(results, list):
         raise _nonsense("vPIC answered JSON without a list of results")
     return results
-
-
-def _no_number(text: str) -> NoReturn:
-    """NaN and the infinities, which Python reads but no JSON has (RFC 8259, section 6), nor does SQLite."""
-    raise ValueError(f"{text} is no number")
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
 
 
 def _reject_body(body: bytes) -> NoReturn:
@@ -320,22 +311,10 @@ def _reject_body(body: bytes) -> NoReturn:
 
 
 def _values(result: Any, question: Question) -> dict[str, object]:
-    if not isinstance(result, dict):
-        raise _nonsense(f"vPIC answered no record for {question.vin}")
-    echo = result.get("VIN")
-    if not isinstance(echo, str) or echo.strip().upper() != question.vin:
-        raise _nonsense(f"vPIC answered about another VIN than {question.vin}")
-    if not read_error_codes(result):
-        raise _nonsense(f"vPIC answered a record without an error code for {question.vin}")
-    if not all(_is_shallow(value, _DEEPEST) for value in result.values()):
-        raise _nonsense(f"vPIC answered a record that is nested too deeply for {question.vin}")
-    return result
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
-    """Whether a value has no more levels of lists and objects than these."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not inner or (levels > 0 and all(_is_shallow(each, levels - 1) for each in inner))
+    wrong = fault(result, question.vin)
+    if wrong:
+        raise _nonsense(f"vPIC answered {wrong}")
+    return cast("dict[str, object]", result)
 
 
 def _nonsense(reason: str) -> SourceError:

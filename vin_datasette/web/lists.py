@@ -116,17 +116,17 @@ WAIT = 5.0
 def _kept(connection: sqlite3.Connection, text: str) -> str:
     """The name under which a list is kept from now on. Raises `sqlite3.Error`."""
     # What a list holds must not tell its name: who guesses it could find out that it is kept.
-    name, digest = secrets.token_hex(12), hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    new, digest = secrets.token_hex(12), hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     again = "ON CONFLICT (digest) DO UPDATE SET used_at = excluded.used_at"
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(f"INSERT INTO lists VALUES (?, ?, ?, ?) {again}", [name, digest, text, time.time()])  # noqa: S608 - a clause of our own  # nosec B608
+        connection.execute(f"INSERT INTO lists VALUES (?, ?, ?, ?) {again}", [new, digest, text, time.time()])  # noqa: S608 - a clause of our own  # nosec B608
         connection.execute(
             "DELETE FROM lists WHERE name IN (SELECT name FROM (SELECT name, "
             "sum(length(vins)) OVER (ORDER BY used_at DESC, rowid DESC) AS bytes FROM lists) WHERE bytes > ?)",
             [MOST_BYTES],
         )
-        [(name,)] = connection.execute("SELECT name FROM lists WHERE digest = ?", [digest])
+        name: str = connection.execute("SELECT name FROM lists WHERE digest = ?", [digest]).fetchone()[0]
     except BaseException:
         connection.execute("ROLLBACK")
         raise

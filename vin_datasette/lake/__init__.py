@@ -1,0 +1,1 @@
+"""Data lakes: folders of Parquet files, decoded file by file into folders of the same shape."""
