@@ -257,7 +257,7 @@ def test_a_large_batch_comes_back_in_parts_and_in_order() -> None:
     assert found == list(range(0, count, 1000))
 
 
-def test_what_is_rejected_leaves_nothing_of_it_in_the_batch() -> None:
+def test_what_many_rejections_leave_out_is_not_carried_along() -> None:
     [batch] = decode_batches([vins(WRONG_DIGIT, HONDA)], columns=["make"])
     assert b"PETERBILT" not in batch["make"].buffers()[2].to_pybytes()
 

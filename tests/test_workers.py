@@ -14,7 +14,6 @@ from tests.vpic_server import VpicServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 VINS = [str(vin) for vin in numbered_vins(60)]
 WRONG = "1XP5DB9X7XD487945"

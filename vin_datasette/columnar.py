@@ -143,6 +143,4 @@ def _read(attribute: Attribute, said: dict[str, pa.Array], vehicles: pa.Array | 
 
 
 def _where(mask: pa.Array | None, values: pa.Array) -> pa.Array:
-    if mask is None:
-        return values
-    return only(values, mask) if pa.types.is_string(values.type) else pc.if_else(mask, values, None)
+    return values if mask is None else only(values, mask)

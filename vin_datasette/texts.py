@@ -17,6 +17,9 @@ _FIRST, _LAST = 0x20, 0x7F
 """Signs of ASCII that `words` leaves as they are, with what is between; but for spaces, see `tidy`."""
 
 _CONTROL = r"[\x00-\x1f]"
+_FEW = 8
+"""One in so many of a column's values, or fewer."""
+
 _TWO_SPACES = pa.scalar(0x2020, pa.uint16())
 
 
@@ -32,8 +35,10 @@ def tidy(column: pa.Array, kept: pa.Array | None = None) -> pa.Array:
         return column
     said = pc.not_equal(column, NOT_APPLICABLE)
     said = said if kept is None else pc.and_(said, kept)
-    if said.true_count + column.null_count < len(column) or column.offset:
+    if said.true_count + column.null_count < len(column):
         column = only(column, said)
+    if column.null_count == len(column):
+        return column
     marks = bytearray(len(column))
     for row in _perhaps_untidy(column):
         marks[row] = 1
@@ -46,15 +51,22 @@ def tidy(column: pa.Array, kept: pa.Array | None = None) -> pa.Array:
 
 
 def only(values: pa.Array, mask: pa.Array) -> pa.Array:
-    """The values where the booleans of `mask` are true, null elsewhere."""
-    # Not by `if_else` and a null: texts would stay in the array, unseen.
-    return values.filter(pc.if_else(mask, mask, None), null_selection_behavior="emit_null")
+    """The values where the booleans of `mask` are true, null elsewhere.
+
+    Where few are left out they stay in the array, unseen: to write the others anew takes
+    longer than all else that is done with a column.
+    """
+    kept = pc.and_kleene(values.is_valid(), mask)
+    left_out = len(values) - values.null_count - kept.true_count
+    if values.offset or left_out * _FEW > len(values):
+        return values.filter(pc.if_else(kept, kept, None), null_selection_behavior="emit_null")
+    return pa.Array.from_buffers(values.type, len(values), [kept.buffers()[1], *values.buffers()[1:]])
 
 
 def _perhaps_untidy(column: pa.Array) -> Iterator[int]:
-    """The rows, of a string array that is no slice, whose texts may not be what `words` makes of them."""
+    """The rows of a string array whose texts may not be what `words` makes of them."""
     _, offsets, data = column.buffers()
-    ends = memoryview(offsets).cast("i")[: len(column) + 1]
+    ends = memoryview(offsets).cast("i")[column.offset : column.offset + len(column) + 1]
     if not ends[-1]:
         return
     signs = pc.min_max(pa.Array.from_buffers(pa.uint8(), ends[-1], [None, data])).as_py()

@@ -176,7 +176,6 @@ def _begin(writer: Connection[bytes, bytes], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     _writers.append(writer)
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
 
 
 def _end_with_the_first() -> None:
@@ -211,9 +210,11 @@ def dask(address: str) -> Iterator[Crew]:
     except ModuleNotFoundError as error:
         raise CrewError(f"--dask needs {error.name}: pip install 'vin-datasette[dask]'") from None
     # What it warns of, as of a worker that died, is done again; what cannot be is told by the outcome. And of
-    # connections that end with the run asyncio has much to tell.
-    for name, level in {"distributed": "ERROR", "distributed.client": "ERROR", "asyncio": "CRITICAL"}.items():
-        logging.getLogger(name).setLevel(level)
+    # connections that end with the run its event loop has much to tell.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("asyncio", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
