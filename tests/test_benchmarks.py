@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import fleet, lookup, page, scale, soak, start
+from benchmarks.hits import parts
 from tests.browser import CHROMIUM
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ def test_scale_is_measured_and_a_billion_planned(folder: Path, capsys: pytest.Ca
     assert "10% rejected, one core" in said
     assert "1 process, rows/s  2 processes, rows/s" in said
     assert "A billion VINs." in said
+
+
+def test_the_parts_of_a_hit_are_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts.main(["--rows", "300", "--vins", "5", "--folder", str(folder)])
+    said = capsys.readouterr().out
+    for words in ("the row, by SQLite", "the short way, whole", "a constant route, whole"):
+        assert words in said
 
 
 def test_a_soak_of_seconds_finds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -337,7 +337,7 @@ class Cache:
         at a fifth of what `get` costs. None for all else, which says nothing of whether it is there."""
         with self._lock:
             reader, _ = self._open()
-            row = reader.execute(_GLANCE, [vin]).fetchone()
+            row = reader.execute(GLANCE, [vin]).fetchone()
         return None if row is None else _glanced(vin, row)
 
     def _read(self, reader: sqlite3.Connection, part: Sequence[VIN], found: dict[VIN, Record], *, is_all: bool) -> None:
@@ -634,10 +634,11 @@ def _select(condition: str) -> list[str]:
     return [f"SELECT {columns} FROM {table} WHERE {condition}" for table in (VEHICLES, REJECTIONS)]  # noqa: S608 - names are our own, values are bound  # nosec B608
 
 
-_GLANCE = (
+GLANCE = (
     f"SELECT make, model, model_year, body_class, source, source_version, fetched_at, record FROM {VEHICLES} "  # noqa: S608 # nosec B608 - a table's name
     "WHERE vin = ? AND error_code = '0' AND make > '' AND notes IS NULL"
 )
+"""What `Cache.glance` reads of a vehicle."""
 
 
 def _glanced(vin: VIN, row: tuple[Any, ...]) -> Record | None:

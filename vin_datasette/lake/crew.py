@@ -176,6 +176,7 @@ def _begin(writer: Connection[bytes, bytes], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     _writers.append(writer)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
 
 
 def _end_with_the_first() -> None:
