@@ -122,7 +122,7 @@ def junk(folder: Path) -> str:
 
 # Help
 
-COMMANDS = {"lookup", "fetch", "remove", "export", "decode", "serve"}
+COMMANDS = {"lookup", "fetch", "remove", "export", "decode", "load", "serve"}
 ARGUMENTS = {
     # How the help of a command speaks of each of its arguments.
     ("lookup", "vin"): "a VIN",
@@ -130,6 +130,7 @@ ARGUMENTS = {
     ("remove", "vins"): "VINs",
     ("export", "out"): "a file, to standard output (-), or to a folder",
     ("decode", "inputs"): "For each file IN",
+    ("load", "paths"): "Parquet files, and the Parquet files of folders",
     ("serve", "datasette_options"): "What follows -- is passed to datasette serve",
 }
 
@@ -179,6 +180,7 @@ BY_COMMAND = {
     "remove": ("remove", PETERBILT),
     "export": ("export", "out.parquet"),
     "decode": ("decode", ".", "-o", "out"),
+    "load": ("load", "."),
     "serve": ("serve", "--port", "0", "--", "--get", "/"),
 }
 
