@@ -438,6 +438,7 @@ def test_run_that_was_killed_goes_on_where_it_was() -> None:
     assert_decoded(8)
 
 
+@pytest.mark.one_end
 @pytest.mark.parametrize(
     ("sent", "to", "code", "word"),
     [
@@ -694,6 +695,7 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
+@pytest.mark.one_end
 def test_dask_loses_a_worker_in_the_middle(cluster: LocalCluster) -> None:
     large_lake()
     put("lake/k=1/odd.parquet")
@@ -714,6 +716,7 @@ def test_dask_loses_a_worker_in_the_middle(cluster: LocalCluster) -> None:
     assert len(left) <= 1
 
 
+@pytest.mark.one_end
 def test_ctrl_c_cancels_what_dask_has_not_begun(cluster: LocalCluster) -> None:
     large_lake(files=30)
     with started("lake", "-o", "out", "--dask", cluster.scheduler_address, "--silent") as process:
@@ -747,6 +750,7 @@ def test_scheduler_that_does_not_answer_is_told_of_in_time(monkeypatch: pytest.M
     assert names("out") == []
 
 
+@pytest.mark.one_end
 def test_scheduler_without_workers_is_told_of_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "CONNECT_SECONDS", 2)
     put("lake/a.parquet")
