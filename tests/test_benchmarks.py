@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,6 +53,9 @@ def test_the_page_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not there")
+@pytest.mark.skipif(
+    not (find_spec("fastapi") and find_spec("sqlalchemy")), reason="FastAPI and SQLAlchemy come with the extra dev"
+)
 def test_hits_are_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lookup.main(["--rounds", "1", "--rows", "300", "--seconds", "1", "--folder", str(folder)])
     said = capsys.readouterr().out
