@@ -189,6 +189,13 @@ GROSS = ["", *(f"Class 2: 6,001 - 10,000 lb ({low} - {high} kg)" for low in ("2,
 GROSS += ["Class 1A: 3,000 lb or less (1,360 kg or less)", "Class 8: 33,001 lb and above (14,969 kg and above)"]
 TEXTS = st.sampled_from(["", "Not Applicable", "a  b", "\ud800", "\u2028x", "[1]"]) | st.text(max_size=5)
 NUMBERS = st.integers(0, 9999).map(str) | st.floats(0, 1e6).map(repr) | st.sampled_from(["", "2.50", "1e400", "-0.0"])
+each = settings(
+    max_examples=EXAMPLES,
+    derandomize=DERANDOMIZE,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
 SAID = st.fixed_dictionaries(
     {
         "GVWR": st.sampled_from(GROSS),
@@ -205,12 +212,7 @@ SAID = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=max(EXAMPLES // 20, 1),
-    derandomize=DERANDOMIZE,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(each, max_examples=max(EXAMPLES // 20, 1))
 @given(st.lists(st.tuples(SAID, st.lists(st.sampled_from(["One note.", "Another."]), max_size=2)), min_size=50))
 def test_whatever_was_said_is_rebuilt_from_its_columns(
     folder: Path, said: list[tuple[dict[str, str], list[str]]]
@@ -683,12 +685,7 @@ def limited(size: int) -> None:
 # What strangers send
 
 
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=DERANDOMIZE,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@each
 @given(st.data(), st.sampled_from([None, WHOLE]))
 def test_a_damaged_file_is_loaded_or_told_in_words(
     folder: Path, data: st.DataObject, columns: list[str] | None
@@ -711,12 +708,7 @@ ODD_VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=DERANDOMIZE,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@each
 @given(st.data(), st.sampled_from([None, WHOLE]))
 def test_odd_values_are_loaded_as_they_are_or_told_in_words(
     folder: Path, data: st.DataObject, columns: list[str] | None

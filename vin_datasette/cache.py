@@ -16,13 +16,13 @@ import time
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from vin_datasette.flat import stored
 from vin_datasette.place import Left, Place
 from vin_datasette.rebuilt import differences
-from vin_datasette.record import Record, SourceName, Unread
+from vin_datasette.record import SOURCE_NAMES, Record, Unread
 from vin_datasette.schema import (
     CHANGES,
     FRESHNESS_INDEX,
@@ -649,7 +649,7 @@ def _glanced(vin: VIN, row: tuple[Any, ...]) -> Record | None:
     try:
         values = Unread(_known(make, model, year, body), record)
         when = _when(fetched_at.decode())
-        return Record(vin, values, _SOURCES[source.decode()], version.decode() if version else None, when)
+        return Record(vin, values, SOURCE_NAMES[source.decode()], version.decode() if version else None, when)
     except (ValueError, KeyError, AttributeError):
         return None
 
@@ -681,7 +681,7 @@ def _record(row: tuple[bytes | None, ...]) -> Record | None:
             raise TypeError("the record is no JSON object")
         when = _when(fetched_at or "")
         remarks = tuple(json.loads(notes)) if notes else ()
-        return Record(VIN(vin), values, _SOURCES[source or ""], version, when, remarks)
+        return Record(VIN(vin), values, SOURCE_NAMES[source or ""], version, when, remarks)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         log.warning("The cached row of VIN %r cannot be read and is passed over: %s", vin, error)
         return None
@@ -691,9 +691,6 @@ def _record(row: tuple[bytes | None, ...]) -> Record | None:
 def _when(text: str) -> datetime:
     """The time that `_time` wrote. Raises `ValueError`."""
     return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
-
-
-_SOURCES: dict[str, SourceName] = {name: name for name in get_args(SourceName)}
 
 
 def _said_by_vpic(db: Database, vins: Mapping[str, object]) -> dict[str, dict[str, str]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,9 @@ SourceName = Literal["vpic", "embedded", "vpic-sibling", "embedded-sibling"]
 
 NOT_APPLICABLE = "Not Applicable"
 """vPIC's default for what a type of vehicle cannot have."""
+
+SOURCE_NAMES: dict[str, SourceName] = {name: name for name in get_args(SourceName)}
+"""All of them, to tell whether a text is one."""
 
 _CODES = re.compile(r"\d+(?:,\d+)*", re.ASCII)
 # Until 2018 vPIC put the texts under `ErrorCode`: "0 - VIN decoded clean…; 14 - …".

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.types as pat
@@ -30,7 +30,7 @@ from vin_datasette.fleet.fleet import InputError, in_words
 from vin_datasette.fleet.parquet import open_parquet, parquet_records
 from vin_datasette.fleet.values import LARGEST_ROW
 from vin_datasette.rebuilt import of_rejection, of_vehicle
-from vin_datasette.record import Record, SourceName
+from vin_datasette.record import SOURCE_NAMES, Record
 from vin_datasette.vehicle import Rejection, Vehicle, interpret
 from vin_datasette.vin import VIN, InvalidVIN
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from vin_datasette.vehicle import CheckDigitRule
 
-_SOURCES: dict[str, SourceName] = {name: name for name in get_args(SourceName)}
 _SIBLING = "-sibling"
 _VERSION = re.compile(r"[\w.+-]{1,40}", re.ASCII)
 # Clocks differ; an answer of tomorrow's would stay fresh for longer than any other.
@@ -121,11 +120,11 @@ class Decoded(NamedTuple):
         source, version, fetched_at = (self.said.get(name) or None for name in _PROVENANCE)
         if source is None or fetched_at is None:
             raise LeftOut("it does not say who answered, and when: its source or fetched_at is empty")
-        if source not in _SOURCES:
-            raise LeftOut(f"its source is {source[:40]!r}, which is none of {', '.join(_SOURCES)}")
+        if source not in SOURCE_NAMES:
+            raise LeftOut(f"its source is {source[:40]!r}, which is none of {', '.join(SOURCE_NAMES)}")
         if version is not None and not _VERSION.fullmatch(version):
             raise LeftOut(f"its source_version is {version[:40]!r}, which is none")
-        return Record(vin, values, _SOURCES[source], version, fetched_at, notes)
+        return Record(vin, values, SOURCE_NAMES[source], version, fetched_at, notes)
 
 
 def decoded_rows(path: str, column: str | None) -> Iterator[Decoded]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vin_datasette.fleet.decoded import LeftOut, decoded_rows
 from vin_datasette.fleet.fleet import InputError
+from vin_datasette.fleet.timed import Timed
 from vin_datasette.lake.files import no_parquet_in, parquet_files
 from vin_datasette.vehicle import Vehicle
 from vin_datasette.words import printable
@@ -27,7 +27,7 @@ that is killed loses it."""
 
 
 @dataclass
-class Loading:
+class Loading(Timed):
     """How many rows were read, and what came of them; `seconds` since it was begun.
 
     `loaded` are vehicles that are in the cache now and were not, or not as good; `there` those for which it
@@ -41,7 +41,6 @@ class Loading:
     left_out: int = 0
     files: int = 0
     unread: int = 0
-    began: float = field(default_factory=time.monotonic)
 
     @property
     def rows(self) -> int:
@@ -53,11 +52,6 @@ class Loading:
         parts += [f"{self.left_out:,} left out"]
         parts += [f"{self.unread:,} files not read"] if self.unread else []
         return f"{self.rows:,} rows of {self.files:,} files: {', '.join(parts)}; {self.seconds:.1f} seconds"
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self.began
 
     def so_far(self) -> str:
         """How far it has come, in a line."""

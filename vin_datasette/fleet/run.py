@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, deque
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vin_datasette.fleet.timed import Timed
 from vin_datasette.lookup import KNOWN, Answer, Failure, Lookup, Plan
 from vin_datasette.many import stream
 from vin_datasette.vehicle import Rejection
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Account:
+class Account(Timed):
     """How many VINs were asked for, and what came of them; `seconds` since it was begun.
 
     `unkept` are those of them whose answers could not be written to the cache.
@@ -35,17 +35,11 @@ class Account:
     rejected: int = 0
     failed: int = 0
     unkept: int = 0
-    began: float = field(default_factory=time.monotonic)
 
     @property
     def asked(self) -> int:
         """All of them."""
         return self.cached + self.fetched.total() + self.rejected + self.failed
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self.began
 
     def __str__(self) -> str:
         fetched = f"{self.fetched.total():,} fetched"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vin_datasette.export import ExportError, clear_leftovers, in_words
+from vin_datasette.fleet.timed import Timed
 from vin_datasette.words import printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TICK = 0.2
 
 
 @dataclass
-class Account:
+class Account(Timed):
     """How many of all `files` were `decoded`, were `done` by a run before or `failed`, and how many `rows`
     the decoded ones have, of which so many `rejected`; `seconds` since it was begun.
 
@@ -40,12 +40,6 @@ class Account:
     rows: int = 0
     rejected: int = 0
     rows_by_now: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self.began
 
     def __str__(self) -> str:
         of = "1 file" if self.files == 1 else f"{self.files:,} files"

@@ -34,7 +34,11 @@ MOST_BYTES = 32 * 1024 * 1024
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lists (
-    name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, vins TEXT NOT NULL, used_at REAL NOT NULL
+    name TEXT PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    bytes INTEGER NOT NULL,
+    used_at REAL NOT NULL,
+    vins TEXT NOT NULL
 )
 """
 
@@ -118,12 +122,13 @@ def _kept(connection: sqlite3.Connection, text: str) -> str:
     # What a list holds must not tell its name: who guesses it could find out that it is kept.
     new, digest = secrets.token_hex(12), hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     again = "ON CONFLICT (digest) DO UPDATE SET used_at = excluded.used_at"
+    row = [new, digest, len(text), time.time(), text]
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(f"INSERT INTO lists VALUES (?, ?, ?, ?) {again}", [new, digest, text, time.time()])  # noqa: S608 - a clause of our own  # nosec B608
+        connection.execute(f"INSERT INTO lists VALUES (?, ?, ?, ?, ?) {again}", row)  # noqa: S608 - a clause of our own  # nosec B608
         connection.execute(
             "DELETE FROM lists WHERE name IN (SELECT name FROM (SELECT name, "
-            "sum(length(vins)) OVER (ORDER BY used_at DESC, rowid DESC) AS bytes FROM lists) WHERE bytes > ?)",
+            "sum(bytes) OVER (ORDER BY used_at DESC, rowid DESC) AS so_far FROM lists) WHERE so_far > ?)",
             [MOST_BYTES],
         )
         name: str = connection.execute("SELECT name FROM lists WHERE digest = ?", [digest]).fetchone()[0]
