@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import async_playwright
+from playwright.async_api import async_playwright, expect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -31,6 +31,10 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 """What it is started with: nothing of it leaves this machine."""
+
+
+# What is awaited comes at once on a machine that is not busy; half of a busy one is slow.
+expect.set_options(timeout=60_000)
 
 
 class Browse(Protocol):
@@ -60,7 +64,7 @@ async def browse(chromium: Browser) -> AsyncIterator[Browse]:
 
     async def open_page(**options: Any) -> Page:
         context = await chromium.new_context(locale="en-US", **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         opened.append(context)
         page = await context.new_page()
         page.on("pageerror", lambda error: said.append(f"{page.url}: {error}"))

@@ -177,7 +177,7 @@ def rows(path: Path, table: str = "vehicles") -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY vin")]
 
 
-def until(condition: Callable[[], T], seconds: float = 30) -> T:
+def until(condition: Callable[[], T], seconds: float = 60) -> T:
     """What `condition` returns as soon as it is true, asked again and again until it is."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

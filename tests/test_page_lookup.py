@@ -62,7 +62,8 @@ def _settings(vpic: VpicServer) -> dict[str, str]:
 @pytest.fixture
 def own_site(tmp_path: Path) -> Iterator[Site]:
     """A site of the test's own: after a fault, vPIC is left alone for a while."""
-    with VpicServer() as vpic, serving(tmp_path, **_settings(vpic)) as served:
+    # A vPIC that is silent stays so for as long as a test looks at the page.
+    with VpicServer() as vpic, serving(tmp_path, **_settings(vpic), VIN_DATASETTE_TIMEOUT="300") as served:
         yield Site(served, vpic)
 
 
