@@ -647,6 +647,26 @@ def test_fresh_is_read_from_an_index_alone(cache: Cache) -> None:
     assert any("COVERING INDEX" in str(row[-1]) for row in run(cache.path, f"EXPLAIN QUERY PLAN {sql}"))
 
 
+def test_version_tells_of_each_commit_and_of_each_opening(cache: Cache) -> None:
+    before = cache.version()
+    assert cache.version() == before
+    cache.save([vehicle()])
+    written = cache.version()
+    assert written != before
+    with closing(sqlite3.connect(cache.path)) as other:
+        other.execute("DELETE FROM vehicles")
+        other.commit()
+    assert cache.version() not in (before, written)
+
+
+def test_version_tells_of_each_opening_as_it_may_be_of_another_file(cache: Cache) -> None:
+    told = set()
+    for _ in range(3):
+        told.add(cache.version())
+        cache.close()
+    assert len(told) == 3
+
+
 # A vehicle alike
 
 

@@ -143,6 +143,72 @@ async def test_columns_that_say_something_else_than_the_record_are_not_believed(
     assert (await datasette.client.get(f"/lookup/{PETERBILT}")).json()["Model Year"] == "1999"
 
 
+@pytest.mark.parametrize("path", ["/lookup/{}", f"/lookup/{{}}{BY_ROUTE}"], ids=["short way", "route"])
+async def test_what_is_remembered_is_not_read_again(make_instance: MakeInstance, path: str) -> None:
+    datasette = await warm(await make_instance())
+    reads = reads_of(datasette)
+    assert (await datasette.client.get(path.format(PETERBILT))).json()["Cached Result?"] is True
+    assert not any("vehicles" in sql for sql in reads)
+
+
+async def test_with_nothing_remembered_each_hit_is_read(make_instance: MakeInstance) -> None:
+    datasette = await warm(await make_instance({"memory_hits": 0}))
+    reads = reads_of(datasette)
+    for _ in range(2):
+        assert (await datasette.client.get(f"/lookup/{PETERBILT}")).json()["Cached Result?"] is True
+    assert sum("vehicles" in sql for sql in reads) == 2
+
+
+def reads_of(datasette: Datasette) -> list[str]:
+    """The SQL that is run from now on to find what is cached."""
+    said: list[str] = []
+    reader, _ = state_of(datasette).lookup.cache._open()
+    reader.set_trace_callback(said.append)
+    return said
+
+
+async def test_more_hits_than_are_remembered_are_each_their_own(make_instance: MakeInstance) -> None:
+    datasette = await warm(await make_instance({"memory_hits": 1}))
+    for _ in range(3):
+        for vin in (PETERBILT, HONDA, PETERBILT.lower()):
+            answer = (await datasette.client.get(f"/lookup/{vin}")).json()
+            assert answer["Input VIN Requested"] == vin.upper()
+
+
+async def test_removal_by_the_route_is_seen_at_once(make_instance: MakeInstance) -> None:
+    datasette = await warm(await make_instance({"allow_remove": True}))
+    assert (await datasette.client.post(f"/remove/{PETERBILT}")).json() is True
+    assert (await datasette.client.get(f"/lookup/{PETERBILT}")).json()["Cached Result?"] is False
+
+
+async def test_another_file_in_the_place_of_the_cache_is_seen(make_instance: MakeInstance, tmp_path: Path) -> None:
+    datasette = await warm(await make_instance())
+    with (
+        closing(sqlite3.connect(tmp_path / "vin.db")) as connection,
+        closing(sqlite3.connect(tmp_path / "other.db")) as other,
+    ):
+        connection.backup(other)
+        other.execute("DELETE FROM vehicles")
+        other.commit()
+    (tmp_path / "other.db").replace(tmp_path / "vin.db")
+    for _ in range(1000):
+        if not (await datasette.client.get(f"/lookup/{PETERBILT}")).json()["Cached Result?"]:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("The file that is no longer there still answers")
+
+
+async def test_remembered_vehicle_grows_stale(make_instance: MakeInstance, vpic_server: VpicServer) -> None:
+    datasette = await warm(await make_instance(asking(vpic_server, max_age="2s")))
+    for _ in range(1000):
+        answer = await datasette.client.get(f"/lookup/{PETERBILT}")
+        assert answer.json()["Cached Result?"] is True
+        if answer.headers["cache-status"] == "vin-datasette; hit; ttl=0":
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("A vehicle that is too old is answered as a fresh one")
+
+
 async def test_stale_vehicle_is_asked_about_anew(make_instance: MakeInstance, vpic_server: VpicServer) -> None:
     datasette = await warm(await make_instance(asking(vpic_server, max_age="0s")))
     answer = await datasette.client.get(f"/lookup/{PETERBILT}")

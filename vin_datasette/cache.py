@@ -105,6 +105,7 @@ class Cache:
         self._lock = threading.RLock()
         self._write_lock = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._times_opened = 0
         self._place: Place | None = None
         self._looked_at = 0.0
         # Whether the file that is open is gone with its folder: it can be read, and what would be saved in it is lost.
@@ -183,6 +184,7 @@ class Cache:
             except CacheError as error:
                 error.temporary |= self._place is not None
                 raise
+            self._times_opened += 1
             self._place = Place(self.path)
             self._looked_at = time.monotonic()
         return self._connections
@@ -330,6 +332,14 @@ class Cache:
             for start in range(0, len(vins), _VARIABLES):
                 self._read(reader, vins[start : start + _VARIABLES], found, is_all=len(vins) == 1)
         return found
+
+    def version(self) -> tuple[int, int]:
+        """What differs from what it was whenever a commit came between, by whichever process and
+        connection (SQLite, PRAGMA data_version), and whenever another file was opened."""
+        with self._lock:
+            reader, _ = self._open()
+            [number] = reader.execute("PRAGMA data_version").fetchone()
+            return self._times_opened, number
 
     def glance(self, vin: VIN) -> Record | None:
         """The record of a vehicle without any error code, by its columns and with its values

@@ -196,6 +196,12 @@ class Settings:
     queue_length: int = _setting(
         5_000, _integer(1, 1_000_000), "VINs that may wait for their turn to be asked about; then none are taken on."
     )
+    memory_hits: int = _setting(
+        100_000,
+        _integer(0, 10_000_000),
+        "Cached vehicles whose answers a server keeps in memory while nothing is written, some 600 bytes each; "
+        "0 for none.",
+    )
     body_timeout: float = _setting(30.0, _duration, "How long the body of a request may take to come.")
     export_concurrency: int = _setting(2, _integer(1, 64), "Downloads of Parquet files that may run at once.")
     export_timeout: float = _setting(3600.0, _duration, "How long a download may take, such as 30m.")

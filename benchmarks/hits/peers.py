@@ -1,6 +1,7 @@
-"""The applications that are not Datasette: a bare one, and FastAPI with SQLAlchemy.
+"""The applications that are not Datasette: a bare one, one that reads a row, and FastAPI with SQLAlchemy.
 
 uvicorn benchmarks.hits.peers:bare
+CACHE=vin.db uvicorn benchmarks.hits.peers:reading
 CACHE=vin.db uvicorn --factory benchmarks.hits.peers:replaced
 """
 
@@ -8,10 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from vin_datasette.web.shutdown import Receive, Send
+
+    Scope = dict[str, Any]
 
 BODY = (
     '{"Input VIN Requested": "1XP5DB9X7XD487964", "Make": "PETERBILT", "Model": "379", "Model Year": "1999", '
@@ -33,16 +38,40 @@ HEAD = {
 _HEAD = [(name.lower().encode(), value.encode()) for name, value in HEAD.items()]
 
 
-async def bare(
-    scope: MutableMapping[str, Any],
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-) -> None:
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     """The least that an ASGI application can do to answer with these bytes: what the server costs."""
+    await (_answer(send, BODY) if scope["type"] == "http" else _lifespan(receive, send))
+
+
+async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+    """The least that one can do that reads a row for each answer."""
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
-        await send({"type": "http.response.body", "body": BODY.encode()})
-        return
+        await _answer(send, row_of(scope["path"].rpartition("/")[2]))
+    else:
+        await _lifespan(receive, send)
+
+
+def row_of(vin: str) -> str:
+    """The answer of a vehicle by one read on a connection that is held, and nothing else."""
+    row = _connection().execute(_SELECT, [vin]).fetchone()
+    names = ("Input VIN Requested", "Make", "Model", "Model Year", "Body Class")
+    return json.dumps({**dict(zip(names, map(str, row), strict=True)), "Cached Result?": True})
+
+
+_SELECT = "SELECT vin, make, model, model_year, body_class FROM vehicles WHERE vin = ?"
+
+
+@cache
+def _connection() -> sqlite3.Connection:
+    return sqlite3.connect(os.environ["CACHE"], check_same_thread=False)
+
+
+async def _answer(send: Send, body: str) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
     while (message := await receive())["type"] != "lifespan.shutdown":
         await send({"type": f"{message['type']}.complete"})
     await send({"type": "lifespan.shutdown.complete"})

@@ -13,7 +13,7 @@ from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection
 from vin_datasette.web import guard
 from vin_datasette.web.leaving import WORDS
-from vin_datasette.web.observed import observed
+from vin_datasette.web.observed import hit_observed, observed
 from vin_datasette.web.state import state_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
     from vin_datasette.lookup import Outcome
+    from vin_datasette.web.hits import Hit
     from vin_datasette.web.state import State
 
 RETRY_AFTER = 30
@@ -41,6 +42,17 @@ class Refused(Exception):
         super().__init__(reason)
         self.status = status
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+
+
+async def hit_for(datasette: Datasette, request: Request, text: str) -> Hit | None:
+    """What the cache has of a VIN, for an actor of a request who may see it; None where there is no
+    fresh vehicle or they may not, which is for `answer_for`. Raises `CacheError`."""
+    own, began = state_of(datasette), time.perf_counter()
+    # Before the cache is read: who may not see it is not to learn from the time that it takes what it holds.
+    hit = own.hits.find(text) if await guard.may_see(datasette, request.actor) else None
+    if hit:
+        hit_observed(own, hit, began)
+    return hit
 
 
 async def answer_for(datasette: Datasette, request: Request, text: str) -> Answer:

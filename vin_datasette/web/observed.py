@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from vin_datasette.lookup import Outcome
+    from vin_datasette.web.hits import Hit
     from vin_datasette.web.state import State
 
 
@@ -32,10 +33,21 @@ def observed(own: State, outcome: Outcome, began: float | None = None) -> str:
     if seconds is not None and lookups.isEnabledFor(logging.INFO) and isinstance(outcome, (Answer, Failure)):
         about = outcome.result if isinstance(outcome, Answer) else outcome
         record = None if isinstance(about, Failure) else about.record
-        source = record.source if record else None
-        said = {"vin": str(about.vin), "how": how, "result": result, "source": source, "seconds": round(seconds, 6)}
-        lookups.info("VIN '%(vin)s': %(how)s, %(result)s, by %(source)s in %(seconds)s seconds", said)
+        _log(str(about.vin), how, result, record.source if record else None, seconds)
     return how
+
+
+def hit_observed(own: State, hit: Hit, began: float) -> None:
+    """Count a hit, and tell the log, as `observed` does."""
+    seconds = time.perf_counter() - began
+    own.lookup.tally.looked_up("hit", "vehicle", seconds)
+    if lookups.isEnabledFor(logging.INFO):
+        _log(hit.vin, "hit", "vehicle", hit.source, seconds)
+
+
+def _log(vin: str, how: str, result: str, source: str | None, seconds: float) -> None:
+    said = {"vin": vin, "how": how, "result": result, "source": source, "seconds": round(seconds, 6)}
+    lookups.info("VIN '%(vin)s': %(how)s, %(result)s, by %(source)s in %(seconds)s seconds", said)
 
 
 def list_observed(hows: Counter[str], began: float) -> None:

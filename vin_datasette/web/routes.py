@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import sqlite3
@@ -23,11 +22,13 @@ from vin_datasette.schema import REJECTIONS, VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection
 from vin_datasette.web import guard
-from vin_datasette.web.asking import RETRY_AFTER, Refused, answer_for, check_leaving, check_queue
+from vin_datasette.web.asking import RETRY_AFTER, Refused, answer_for, check_leaving, check_queue, hit_for
+from vin_datasette.web.encoded import Encoded
 from vin_datasette.web.forms import is_form, led_to
 from vin_datasette.web.posted import JSON_LINES, BadBody, answer_lines, extras_of, vins_of
 from vin_datasette.web.state import state_of
 from vin_datasette.web.streams import PARQUET, PRIVATE, Streamed, download_headers, in_thread
+from vin_datasette.web.tagged import tagged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
     from vin_datasette.lookup import Answer
+    from vin_datasette.web.hits import Hit
+    from vin_datasette.web.tagged import Tagged
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +68,12 @@ async def lookup(request: Request, datasette: Datasette) -> Response:
     while as many as are allowed wait for a source, 503 with it when none could be asked. How
     the answer came about is told by `Cache-Status` (RFC 9211), `Age` (RFC 9111), `ETag` and `Vin-Source`.
     """
+    text = vin_of(request)
+    hit = await hit_for(datasette, request, text)
+    if hit:
+        return shown(datasette, request.method, condition_of(request.scope), hit)
     try:
-        answer = await answer_for(datasette, request, vin_of(request))
+        answer = await answer_for(datasette, request, text)
     except SourceError as failure:
         headers = {"Retry-After": str(ceil(failure.retry_after or RETRY_AFTER)), "Cache-Status": _MISSED}
         return error(datasette, f"No source could be asked: {failure.reason}", 503, headers)
@@ -85,6 +92,23 @@ def found(datasette: Datasette, method: str, condition: str | None, answer: Answ
     return json_answer(
         datasette, method, condition, answer.vehicle.six_fields(cached=answer.cached), provenance(answer)
     )
+
+
+def shown(datasette: Datasette, method: str, condition: str | None, hit: Hit) -> Response:
+    """A hit, for a request of `method` with `condition` as its `If-None-Match`."""
+    kept = _kept(hit.source, hit.fetched_at)
+    if condition:
+        return _validated(datasette, method, condition, hit.body, kept)
+    own = [(b"Age", kept["Age"].encode()), (b"ETag", hit.body.etag.encode())]
+    return Encoded(hit.body.text, [*_in_common(hit.source, cors=datasette.cors), *own])
+
+
+@functools.lru_cache(maxsize=64)
+def _in_common(source: str, *, cors: bool) -> list[tuple[bytes, bytes]]:
+    """The header fields that the hits of a source have in common."""
+    headers = _headers({**_revalidated(""), **_kept(source, datetime.now(timezone.utc))}, cors=cors)
+    fields = {**headers, "content-type": _JSON_TYPE}
+    return [(name.encode(), value.encode()) for name, value in fields.items() if name not in ("Age", "ETag")]
 
 
 @answering
@@ -224,35 +248,51 @@ def provenance(answer: Answer) -> dict[str, str]:
     if not answer.cached:
         forwarded = "vin-datasette; fwd=request" if answer.how == "refresh" else _MISSED
         return {"Vin-Source": record.source, "Cache-Status": f"{forwarded}; stored" if answer.stored else forwarded}
-    age = max(0, int((datetime.now(timezone.utc) - record.fetched_at).total_seconds()))
+    headers = _kept(record.source, record.fetched_at)
     # A stale answer has no life left (RFC 9211, section 2.4); it is being asked about anew.
-    status = "vin-datasette; hit; ttl=0" if answer.how == "stale" else "vin-datasette; hit"
-    return {"Vin-Source": record.source, "Cache-Status": status, "Age": str(age)}
+    return {**headers, "Cache-Status": f"{_HIT}; ttl=0"} if answer.how == "stale" else headers
+
+
+_HIT = "vin-datasette; hit"
+
+
+def _kept(source: str, fetched_at: datetime) -> dict[str, str]:
+    age = max(0, int((datetime.now(timezone.utc) - fetched_at).total_seconds()))
+    return {"Vin-Source": source, "Cache-Status": _HIT, "Age": str(age)}
 
 
 def json_answer(
     datasette: Datasette, method: str, condition: str | None, body: dict[str, Any], headers: dict[str, str]
 ) -> Response:
     """`body` with a validator (`ETag`, RFC 9110); 304 for who reads and has it already."""
-    text = _JSON.encode(body)
-    etag = f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
-    # Stored answers are to be asked about again: removal must be seen at once.
-    headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
-    if condition and method in ("GET", "HEAD"):
-        known = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
-        if etag in known or known == ["*"]:
-            return _respond(datasette, "", 304, headers)
-    return _respond(datasette, text, 200, headers)
+    return _validated(datasette, method, condition, tagged(body), headers)
 
 
-# `json.dumps` would make one for each answer.
-_JSON = json.JSONEncoder(ensure_ascii=False)
+def _validated(
+    datasette: Datasette, method: str, condition: str | None, body: Tagged, headers: dict[str, str]
+) -> Response:
+    headers = {**headers, **_revalidated(body.etag)}
+    if condition and method in ("GET", "HEAD") and body.is_known(condition):
+        return _respond(datasette, "", 304, headers)
+    return _respond(datasette, body.text, 200, headers)
+
+
+def _revalidated(etag: str) -> dict[str, str]:
+    """Stored answers are to be asked about again: removal must be seen at once."""
+    return {"ETag": etag, "Cache-Control": "private, no-cache"}
 
 
 def _respond(datasette: Datasette, body: str, status: int, headers: dict[str, str]) -> Response:
-    if datasette.cors:
+    return Response(body, status, _headers(headers, cors=datasette.cors), _JSON_TYPE)
+
+
+_JSON_TYPE = "application/json"
+
+
+def _headers(headers: dict[str, str], *, cors: bool) -> dict[str, str]:
+    if cors:
         add_cors_headers(headers)
-    return Response(body, status=status, headers={**PRIVATE, **headers}, content_type="application/json")
+    return {**PRIVATE, **headers}
 
 
 def vin_of(request: Request) -> str:

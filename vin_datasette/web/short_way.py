@@ -11,10 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vin_datasette.cache import CacheError
-from vin_datasette.vehicle import Vehicle
 from vin_datasette.web import guard
-from vin_datasette.web.observed import observed
-from vin_datasette.web.routes import condition_of, found
+from vin_datasette.web.observed import hit_observed
+from vin_datasette.web.routes import condition_of, shown
 from vin_datasette.web.state import settings_of, state_of
 
 if TYPE_CHECKING:
@@ -64,8 +63,8 @@ def _known(datasette: Datasette, path: re.Pattern[str], scope: MutableMapping[st
     own = state_of(datasette)
     # What is wrong with a cache that cannot be used, the route says.
     with contextlib.suppress(CacheError):
-        answer = own.lookup.cached(match[1])
-        if answer and answer.how == "hit" and isinstance(answer.result, Vehicle):
-            observed(own, answer, began)
-            return found(datasette, "GET", condition_of(scope), answer)
+        hit = own.hits.find(match[1])
+        if hit:
+            hit_observed(own, hit, began)
+            return shown(datasette, "GET", condition_of(scope), hit)
     return None

@@ -22,6 +22,7 @@ from vin_datasette import logs
 from vin_datasette.cache import Cache, CacheError
 from vin_datasette.lookup import Lookup
 from vin_datasette.settings import SettingError, Settings
+from vin_datasette.web.hits import Hits
 from vin_datasette.web.leaving import Leaving
 from vin_datasette.web.lists import Lists
 from vin_datasette.web.streams import Slots
@@ -52,6 +53,7 @@ class State:
 
     settings: Settings
     lookup: Lookup
+    hits: Hits
     database: str
     exports: Slots
     lists: Slots
@@ -116,6 +118,7 @@ async def start(datasette: Datasette) -> State:
     state = State(
         settings,
         lookup,
+        Hits(lookup, settings.memory_hits),
         name,
         exports=Slots(settings.export_concurrency),
         lists=Slots(settings.list_concurrency),

@@ -1,12 +1,12 @@
-"""A route of Datasette that answers with the same bytes each time: what its router costs."""
+"""Routes of Datasette that answer with the same bytes each time, and with a row: what its router costs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from datasette import Response, hookimpl
+from datasette import Request, Response, hookimpl
 
-from benchmarks.hits.peers import BODY, HEAD
+from benchmarks.hits.peers import BODY, HEAD, row_of
 
 _FURTHER = {name: value for name, value in HEAD.items() if name != "Content-Type"}
 
@@ -16,7 +16,12 @@ async def constant() -> Any:
     return Response(BODY, headers=_FURTHER, content_type=HEAD["Content-Type"])
 
 
+async def row(request: Request) -> Any:
+    """The answer of a vehicle, read anew each time and without a question asked."""
+    return Response(row_of(request.url_vars["vin"]), headers=_FURTHER, content_type=HEAD["Content-Type"])
+
+
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    """`/-/constant`."""
-    return [(r"^/-/constant$", constant)]
+    """`/-/constant` and `/-/row/<vin>`."""
+    return [(r"^/-/constant$", constant), (r"^/-/row/(?P<vin>[^/]+)$", row)]
