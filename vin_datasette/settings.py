@@ -199,7 +199,7 @@ class Settings:
     memory_hits: int = _setting(
         100_000,
         _integer(0, 10_000_000),
-        "Cached vehicles whose answers a server keeps in memory while nothing is written, some 600 bytes each; "
+        "Cached vehicles whose answers a server keeps in memory while nothing is written, some 700 bytes each; "
         "0 for none.",
     )
     body_timeout: float = _setting(30.0, _duration, "How long the body of a request may take to come.")
