@@ -713,6 +713,20 @@ def test_target_that_cannot_be_is_told_before_anybody_is_asked(
     assert [path.name for path in folder.iterdir()] == ["taken.csv"]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("-", "- is standard input and no VIN: read it with -f -."),
+        ("fleet.csv", "fleet.csv is a file and no VIN: read it with -f fleet.csv."),
+    ],
+)
+def test_file_that_stands_where_vins_do_is_told(folder: Path, vpic_server: VpicServer, given: str, words: str) -> None:
+    (folder / "fleet.csv").write_text(f"vin\n{HONDA}\n")
+    assert_fails_in_words(run(*by_vpic(vpic_server, HONDA, given)), 2, words)
+    assert vpic_server.calls == []
+    assert not (folder / "vin.db").exists()
+
+
 def test_input_that_breaks_keeps_what_came_before(folder: Path) -> None:
     vins = numbered_vins(200)
     lines = [f'{{"vin": "{vin}"}}' for vin in vins]

@@ -231,6 +231,11 @@ def _leave(code: int, *, held_up: bool) -> NoReturn:
 def _check_fetch(vins: tuple[str, ...], name: str | None, output: str | None, columns: list[str | None]) -> None:
     if not vins and name is None:
         raise click.UsageError("Give VINs, or a file of them with -f.")
+    for text in vins:
+        # Not Path.is_file, which fails at what is too long for a name.
+        if text == "-" or os.path.isfile(text):
+            what = "standard input" if text == "-" else "a file"
+            raise click.UsageError(f"{printable(text)} is {what} and no VIN: read it with -f {printable(text)}.")
     if name is None and any(columns):
         raise click.UsageError("--column and --model-year-column are of a file; name it with -f.")
     if vins and output and name:
