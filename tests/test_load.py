@@ -235,17 +235,17 @@ def test_whatever_was_said_is_rebuilt_from_its_columns(
 @pytest.mark.parametrize("columns", [None, WHOLE], ids=["columns", "records"])
 def test_what_is_there_is_not_written_again(folder: Path, columns: list[str] | None) -> None:
     table = decoded(FLEET, columns)
-    assert counted(loaded(table)) == "3 rows of 1 files: 2 loaded, 0 already there, 1 rejected, 0 left out"
+    assert counted(loaded(table)) == "3 rows of 1 file: 2 loaded, 0 already there, 1 rejected, 0 left out"
     before = dump(folder / "vin.db")
     result = loaded(table)
-    assert counted(result) == "3 rows of 1 files: 0 loaded, 2 already there, 1 rejected, 0 left out"
+    assert counted(result) == "3 rows of 1 file: 0 loaded, 2 already there, 1 rejected, 0 left out"
     assert result.exit_code == 0
     assert dump(folder / "vin.db") == before
 
 
 def test_a_vin_that_is_there_twice_is_loaded_once(folder: Path) -> None:
     result = loaded(decoded([HONDA, f" {HONDA.lower()}"]))
-    assert counted(result) == "2 rows of 1 files: 1 loaded, 1 already there, 0 rejected, 0 left out"
+    assert counted(result) == "2 rows of 1 file: 1 loaded, 1 already there, 0 rejected, 0 left out"
     assert [row["vin"] for row in rows(folder / "vin.db")] == [HONDA]
 
 
@@ -259,7 +259,7 @@ def test_a_run_that_was_killed_goes_on(folder: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     done = len(rows(folder / "vin.db"))
     result = run("load", "many.parquet")
-    assert counted(result).startswith(f"5,000 rows of 1 files: {5_000 - done:,} loaded, {done:,} already there")
+    assert counted(result).startswith(f"5,000 rows of 1 file: {5_000 - done:,} loaded, {done:,} already there")
     assert without(rows(folder / "vin.db"), "record", "error_code") == without(
         rows(folder / "there.db"), "record", "error_code"
     )
@@ -285,7 +285,7 @@ def test_a_run_that_is_ended_says_how_to_go_on(folder: Path, sent: int, code: in
         process.send_signal(sent)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "rows of 1 files" in stdout
+    assert "rows of 1 file" in stdout
     assert stderr == f"{words} What was loaded is kept; call again to go on.\n"
 
 
@@ -346,7 +346,7 @@ def test_the_better_of_two_in_a_file_is_kept_whatever_their_order(folder: Path) 
     answers = [answered(HONDA, "vpic", NOON + timedelta(days=day), Trim=str(day)) for day in range(3)]
     tables = [exported(folder / f"{number}.db", answers[number], whole=True) for number in (1, 2, 0)]
     result = loaded(pa.concat_tables(tables))
-    assert counted(result) == "3 rows of 1 files: 1 loaded, 2 already there, 0 rejected, 0 left out"
+    assert counted(result) == "3 rows of 1 file: 1 loaded, 2 already there, 0 rejected, 0 left out"
     assert [row["trim"] for row in rows(folder / "vin.db")] == ["2"]
 
 
@@ -398,7 +398,7 @@ def test_a_rejection_of_vpics_is_kept(folder: Path) -> None:
 
 def test_rejections_are_kept_but_for_malformed_vins(folder: Path) -> None:
     result = loaded(decoded([FAILING, "no VIN", None, ""]))
-    assert counted(result) == "4 rows of 1 files: 0 loaded, 0 already there, 4 rejected, 0 left out"
+    assert counted(result) == "4 rows of 1 file: 0 loaded, 0 already there, 4 rejected, 0 left out"
     assert (result.exit_code, result.stderr) == (0, "")
     [row] = rows(folder / "vin.db", "rejections")
     assert (row["vin"], row["error_code"], row["source"]) == (FAILING, "1", "embedded")
@@ -493,7 +493,7 @@ def test_files_of_folders_are_found_and_what_engines_put_beside_is_not(folder: P
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         written(table, name)
     result = run("load", "out")
-    assert counted(result) == "1 rows of 1 files: 1 loaded, 0 already there, 0 rejected, 0 left out"
+    assert counted(result) == "1 row of 1 file: 1 loaded, 0 already there, 0 rejected, 0 left out"
 
 
 # What cannot be loaded
@@ -537,7 +537,7 @@ def test_a_file_that_cannot_be_loaded_costs_no_other(folder: Path, table: Callab
     result = run("load", "out")
     assert words in result.stderr
     assert "bad.parquet" in result.stderr
-    assert counted(result) == "1 rows of 2 files: 1 loaded, 0 already there, 0 rejected, 0 left out, 1 files not read"
+    assert counted(result) == "1 row of 2 files: 1 loaded, 0 already there, 0 rejected, 0 left out, 1 file not read"
     assert result.exit_code == 1
     assert [row["vin"] for row in rows(folder / "vin.db")] == [HONDA]
 
@@ -621,7 +621,7 @@ def test_a_row_that_cannot_be_loaded_costs_no_other(
     result = loaded(changed(decoded([HONDA, PETERBILT], columns), **values))
     assert result.stderr.startswith("decoded.parquet, row 1: ")
     assert words in result.stderr
-    assert counted(result) == "2 rows of 1 files: 1 loaded, 0 already there, 0 rejected, 1 left out"
+    assert counted(result) == "2 rows of 1 file: 1 loaded, 0 already there, 0 rejected, 1 left out"
     assert result.exit_code == 1
     assert [row["vin"] for row in rows(folder / "vin.db")] == [PETERBILT]
 

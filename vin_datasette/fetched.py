@@ -13,6 +13,7 @@ from vin_datasette.given import Given, given
 from vin_datasette.lookup import Answer, Failure, Plan, shared
 from vin_datasette.settings import Settings
 from vin_datasette.vehicle import Rejection, Vehicle
+from vin_datasette.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,7 +130,7 @@ def counts(outcomes: Sequence[Outcome | None]) -> str:
     """How far it is, in words: `3 VINs: 2 found, 1 rejected`."""
     said = Counter(map(_status, outcomes))
     words = ", ".join(f"{said[word]:,} {word}" for word in ("found", "rejected", "failed", "waiting") if said[word])
-    return f"{len(outcomes):,} VIN{'' if len(outcomes) == 1 else 's'}{f': {words}' if words else ''}"
+    return f"{counted(len(outcomes), 'VIN')}{f': {words}' if words else ''}"
 
 
 def _status(outcome: Outcome | None) -> str:

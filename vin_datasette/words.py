@@ -15,6 +15,11 @@ def told(rejection: Rejection) -> str:
     return printable(f"{rejection.vin.strip() or '(empty)'}: {rejection.reason}{meant}")
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something: `1 file`, `2,500 files`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """A time to wait, as people say it: `30 seconds`, `5 minutes`."""
     return f"{ceil(seconds)} seconds" if seconds < _LONG else f"{ceil(seconds / 60)} minutes"

@@ -11,7 +11,7 @@ from vin_datasette.fleet.fleet import InputError
 from vin_datasette.fleet.timed import Timed
 from vin_datasette.lake.files import no_parquet_in, parquet_files
 from vin_datasette.vehicle import Vehicle
-from vin_datasette.words import printable
+from vin_datasette.words import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,8 +50,9 @@ class Loading(Timed):
     def __str__(self) -> str:
         parts = [f"{self.loaded:,} loaded", f"{self.there:,} already there", f"{self.rejected:,} rejected"]
         parts += [f"{self.left_out:,} left out"]
-        parts += [f"{self.unread:,} files not read"] if self.unread else []
-        return f"{self.rows:,} rows of {self.files:,} files: {', '.join(parts)}; {self.seconds:.1f} seconds"
+        parts += [f"{counted(self.unread, 'file')} not read"] if self.unread else []
+        of = f"{counted(self.rows, 'row')} of {counted(self.files, 'file')}"
+        return f"{of}: {', '.join(parts)}; {self.seconds:.1f} seconds"
 
     def so_far(self) -> str:
         """How far it has come, in a line."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vin_datasette.export import ExportError, clear_leftovers, in_words
 from vin_datasette.fleet.timed import Timed
-from vin_datasette.words import printable
+from vin_datasette.words import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,9 +42,9 @@ class Account(Timed):
     rows_by_now: int = 0
 
     def __str__(self) -> str:
-        of = "1 file" if self.files == 1 else f"{self.files:,} files"
+        of = counted(self.files, "file")
         files = f"{of}: {self.decoded:,} decoded, {self.done:,} done before, {self.failed:,} failed"
-        rows = f"{self.rows:,} rows: {self.rows - self.rejected:,} vehicles, {self.rejected:,} rejected"
+        rows = f"{counted(self.rows, 'row')}: {self.rows - self.rejected:,} vehicles, {self.rejected:,} rejected"
         return f"{files}; {rows}; {self.seconds:.1f} seconds"
 
     def so_far(self) -> str:

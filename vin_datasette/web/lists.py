@@ -16,6 +16,7 @@ from datasette.filters import FilterArguments
 from datasette.utils.asgi import NotFound
 
 from vin_datasette.vin import VIN, InvalidVIN
+from vin_datasette.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +110,7 @@ class Lists:
         return FilterArguments(
             [f"vin in (select value from json_each({FUNCTION}(:{FUNCTION})))"],  # noqa: S608 - names are our own, values are bound  # nosec B608
             params={FUNCTION: name},
-            human_descriptions=[f"in a list of {len(vins):,} VIN{'' if len(vins) == 1 else 's'}"],
+            human_descriptions=[f"in a list of {counted(len(vins), 'VIN')}"],
         )
 
 
