@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import os
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import DATASETTE_1, fill_cache, rows, serving, until
+from vin_datasette.web.state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -277,6 +279,35 @@ def test_too_many_exports_of_pages_are_429_too(server: Served) -> None:
 def test_export_is_allowed_again_after_one_has_ended(server: Served) -> None:
     statuses = [httpx.get(f"{server.url}/export?_col=vin", timeout=60).status_code for _ in range(3)]
     assert statuses == [200, 200, 200]
+
+
+async def test_slot_is_free_before_the_last_byte_is_sent(make_instance: MakeInstance) -> None:
+    datasette = await make_instance()
+    taken = []
+
+    async def receive() -> dict[str, object]:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody leaves")
+
+    async def send(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.body":
+            taken.append((message["more_body"], state_of(datasette).exports.taken))
+
+    asked = httpx.Request("GET", "http://localhost/export")
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": asked.method,
+        "scheme": "http",
+        "path": asked.url.path,
+        "raw_path": asked.url.raw_path,
+        "query_string": b"",
+        "headers": asked.headers.raw,
+    }
+    await datasette.app()(scope, receive, send)
+    assert taken[0] == (True, 1)
+    assert taken[-1] == (False, 0)
+    assert state_of(datasette).exports.taken == 0
 
 
 def test_question_about_an_export_makes_none(server: Served) -> None:

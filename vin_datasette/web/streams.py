@@ -100,6 +100,7 @@ class Streamed(Response):  # type: ignore[misc]
         # Since when the reader has had something to take.
         self._given_at: float | None = None
         self._slots = slots
+        self._is_making = True
         self._over = over
         self._failed = failed
 
@@ -119,7 +120,7 @@ class Streamed(Response):  # type: ignore[misc]
             # The making has to end before its slot is free again.
             [outcome, *_] = await asyncio.gather(sending, leaving, over, return_exceptions=True)
             await self._parts.aclose()
-            self._slots.give_back()
+            self._is_made()
         if isinstance(outcome, Exception):
             log.error("A stream was cut off: %s", outcome)
 
@@ -137,6 +138,11 @@ class Streamed(Response):  # type: ignore[misc]
                 return f"after {self._limit:g} seconds, its limit"
             if self._given_at is not None and now() >= self._given_at + self._stall:
                 return f"as its reader took nothing for {self._stall:g} seconds"
+
+    def _is_made(self) -> None:
+        if self._is_making:
+            self._is_making = False
+            self._slots.give_back()
 
     async def _send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         try:
@@ -157,6 +163,8 @@ class Streamed(Response):  # type: ignore[misc]
             self._given_at = None
             part = await anext(self._parts, None)
         self._given_at = now()
+        # Who has the last byte may come again at once.
+        self._is_made()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _left(self) -> None:
