@@ -335,7 +335,10 @@ class Cache:
 
     def version(self) -> tuple[int, int]:
         """What differs from what it was whenever a commit came between, by whichever process and
-        connection (SQLite, PRAGMA data_version), and whenever another file was opened."""
+        connection (SQLite, PRAGMA data_version), and whenever another file was opened.
+
+        Raises `CacheError` and `sqlite3.Error`.
+        """
         with self._lock:
             reader, _ = self._open()
             [number] = reader.execute("PRAGMA data_version").fetchone()

@@ -19,6 +19,7 @@ from vin_datasette import portal
 from vin_datasette.cache import Cache, CacheError
 from vin_datasette.flights import Flights
 from vin_datasette.many import stream
+from vin_datasette.record import seconds_since
 from vin_datasette.settings import Settings
 from vin_datasette.siblings import as_sibling, family
 from vin_datasette.sources import Question, SourceError
@@ -396,7 +397,7 @@ class Lookup:
     def _old(self, result: Vehicle | Rejection, record: Record, max_age: float | None) -> bool:
         """Whether a VIN is to be asked about anew, though it may be answered meanwhile. How
         long rejections are repeated is a setting of its own."""
-        aged = isinstance(result, Vehicle) and max_age is not None and _age(record) >= max_age
+        aged = isinstance(result, Vehicle) and max_age is not None and seconds_since(record.fetched_at) >= max_age
         if self.settings.source == "embedded":
             return aged and self._may_renew(record)
         return aged or record.source.startswith("embedded")
@@ -562,11 +563,7 @@ def outlived(result: Vehicle | Rejection, max_age: float) -> bool:
     """Whether a rejection is too old, in seconds, to be repeated: vPIC's data grows by the month."""
     if isinstance(result, Vehicle) or result.record is None:
         return False
-    return _age(result.record) >= max_age
-
-
-def _age(record: Record) -> float:
-    return (datetime.now(timezone.utc) - record.fetched_at).total_seconds()
+    return seconds_since(result.record.fetched_at) >= max_age
 
 
 # By process as well: a forked child must not touch its parent's connections, not even to close them.

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from vin_datasette.vin import VIN
 
@@ -61,6 +61,11 @@ class Record:
     def error_codes(self) -> tuple[int, ...]:
         """vPIC's error codes, as `read_error_codes` finds them."""
         return read_error_codes(self.values)
+
+
+def seconds_since(when: datetime) -> float:
+    """Seconds since an aware time, such as that of a record; below 0 where the clock was put back since."""
+    return (datetime.now(timezone.utc) - when).total_seconds()
 
 
 class Unread(Mapping[str, object]):

@@ -7,15 +7,17 @@ a vehicle and say what it means. So what is removed or asked anew is seen by the
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from vin_datasette.cache import CacheError
+from vin_datasette.record import seconds_since
 from vin_datasette.vehicle import Vehicle
 from vin_datasette.vin import LENGTH
 from vin_datasette.web.tagged import Tagged, tagged
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vin_datasette.lookup import Lookup
 
 
@@ -26,11 +28,6 @@ class Hit(NamedTuple):
     body: Tagged
     source: str
     fetched_at: datetime
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was said; below 0 where this machine's clock was put back."""
-        return (datetime.now(timezone.utc) - self.fetched_at).total_seconds()
 
 
 class Hits:
@@ -62,7 +59,7 @@ class Hits:
 
     def _is_old(self, hit: Hit) -> bool:
         max_age = self._lookup.settings.max_age
-        return max_age is not None and hit.age >= max_age
+        return max_age is not None and seconds_since(hit.fetched_at) >= max_age
 
     def _read(self, text: str) -> Hit | None:
         answer = self._lookup.cached(text)

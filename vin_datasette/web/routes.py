@@ -18,6 +18,7 @@ from datasette.utils import add_cors_headers
 from vin_datasette import __version__
 from vin_datasette.cache import CacheError
 from vin_datasette.late import imported
+from vin_datasette.record import seconds_since
 from vin_datasette.schema import REJECTIONS, VEHICLES
 from vin_datasette.sources import SourceError
 from vin_datasette.vehicle import Rejection
@@ -257,7 +258,7 @@ _HIT = "vin-datasette; hit"
 
 
 def _kept(source: str, fetched_at: datetime) -> dict[str, str]:
-    age = max(0, int((datetime.now(timezone.utc) - fetched_at).total_seconds()))
+    age = max(0, int(seconds_since(fetched_at)))
     return {"Vin-Source": source, "Cache-Status": _HIT, "Age": str(age)}
 
 

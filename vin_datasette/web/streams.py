@@ -100,7 +100,7 @@ class Streamed(Response):  # type: ignore[misc]
         # Since when the reader has had something to take.
         self._given_at: float | None = None
         self._slots = slots
-        self._is_making = True
+        self._holds_slot = True
         self._over = over
         self._failed = failed
 
@@ -120,7 +120,7 @@ class Streamed(Response):  # type: ignore[misc]
             # The making has to end before its slot is free again.
             [outcome, *_] = await asyncio.gather(sending, leaving, over, return_exceptions=True)
             await self._parts.aclose()
-            self._is_made()
+            self._give_back()
         if isinstance(outcome, Exception):
             log.error("A stream was cut off: %s", outcome)
 
@@ -139,9 +139,10 @@ class Streamed(Response):  # type: ignore[misc]
             if self._given_at is not None and now() >= self._given_at + self._stall:
                 return f"as its reader took nothing for {self._stall:g} seconds"
 
-    def _is_made(self) -> None:
-        if self._is_making:
-            self._is_making = False
+    def _give_back(self) -> None:
+        """Let go of the slot, once."""
+        if self._holds_slot:
+            self._holds_slot = False
             self._slots.give_back()
 
     async def _send(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -164,7 +165,7 @@ class Streamed(Response):  # type: ignore[misc]
             part = await anext(self._parts, None)
         self._given_at = now()
         # Who has the last byte may come again at once.
-        self._is_made()
+        self._give_back()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _left(self) -> None:
